@@ -1,0 +1,62 @@
+"""A tape recorder for learning rates: every param group's used lr, at every step, in MLflow."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrtape.autolog import autolog
+    from lrtape.errors import ConfigError, LRTapeError, SpoolError, TrackingError, TrainingDivergedError
+    from lrtape.session import Session, attach, print_lrs
+    from lrtape.spool import read_tape
+    from lrtape.tape import Finding, Group, Point, Record, Series, Tape
+
+# Imported when first used: `import lrtape` loads none of torch, mlflow and hydra.
+_HOME = {
+    "ConfigError": "errors",
+    "Finding": "tape",
+    "Group": "tape",
+    "LRTapeError": "errors",
+    "Point": "tape",
+    "Record": "tape",
+    "Series": "tape",
+    "Session": "session",
+    "SpoolError": "errors",
+    "Tape": "tape",
+    "TrackingError": "errors",
+    "TrainingDivergedError": "errors",
+    "attach": "session",
+    "autolog": "autolog",
+    "print_lrs": "session",
+    "read_tape": "spool",
+}
+
+__all__ = [
+    "ConfigError",
+    "Finding",
+    "Group",
+    "LRTapeError",
+    "Point",
+    "Record",
+    "Series",
+    "Session",
+    "SpoolError",
+    "Tape",
+    "TrackingError",
+    "TrainingDivergedError",
+    "attach",
+    "autolog",
+    "print_lrs",
+    "read_tape",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lrtape' has no attribute {name!r}")
+    value = getattr(import_module(f"lrtape.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

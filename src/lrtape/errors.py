@@ -1,0 +1,21 @@
+"""What lrtape raises. Each text says what was given, what was expected and what to do."""
+
+
+class LRTapeError(Exception):
+    """The root: ``except LRTapeError`` catches everything that lrtape raises on purpose."""
+
+
+class ConfigError(LRTapeError, ValueError):
+    """A wrong input, refused before training starts."""
+
+
+class SpoolError(LRTapeError, ValueError):
+    """A file that is not a spool, or a spool of a format that this version cannot read."""
+
+
+class TrackingError(LRTapeError, RuntimeError):
+    """The tracking store cannot be reached or refuses what was sent."""
+
+
+class TrainingDivergedError(LRTapeError, ArithmeticError):
+    """The loss is no longer finite and the trainer was told to stop on that."""

@@ -1,0 +1,44 @@
+"""One line of text for people: learning rates that can be read at any magnitude."""
+
+from collections.abc import Sequence
+
+from lrtape.tape import Finding, Groups, Record
+
+
+def format_lr(lr: float) -> str:
+    """Write an lr with up to six significant digits: ``0.001``, ``1e-07``, never ``0.000000``."""
+    return f"{lr:.6g}"
+
+
+def format_lrs(names: Sequence[str], lrs: Sequence[float], next_lrs: Sequence[float] | None = None) -> str:
+    """Write the lr of every group: ``backbone 1e-05  head 0.001``.
+
+    Args:
+        names: one for each group.
+        lrs: the lr that the step used, one for each group.
+        next_lrs: the lr that the next step will use, one for each group; shown as ``(next 0.0001)`` when given.
+    """
+    used = [f"{name} {format_lr(lr)}" for name, lr in zip(names, lrs, strict=True)]
+    if next_lrs is None:
+        return "  ".join(used)
+    return "  ".join(f"{text} (next {format_lr(lr)})" for text, lr in zip(used, next_lrs, strict=True))
+
+
+class LinePrinter:
+    """Prints the lr of every group of every n-th step; a writer for a recorder.
+
+    Args:
+        every_n_steps: 1 prints each step; the first step, 0, is always printed.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self._every_n_steps = every_n_steps
+        self._names: dict[int, list[str]] = {}
+
+    def write(self, frame: Groups | Record | Finding) -> bool:
+        """Print the frame if it is due. Called by the training thread, within ``optimizer.step()``."""
+        if isinstance(frame, Groups):
+            self._names[frame.optimizer] = [group.key.removeprefix("lr/") for group in frame.groups]
+        elif isinstance(frame, Record) and frame.step % self._every_n_steps == 0:
+            print(f"step {frame.step}  {format_lrs(self._names[frame.optimizer], frame.lrs)}", flush=True)  # noqa: T201
+        return True

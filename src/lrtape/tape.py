@@ -1,0 +1,129 @@
+"""The nouns of lrtape.
+
+* A *step* is one call of ``optimizer.step()`` that ran and updated, counted from 0 for each optimizer.
+* The *lr of a step* is the value the optimizer used in that call, not the one the scheduler set for the next call.
+* *Times* are Unix milliseconds, taken once when the step happened, and kept through spool, shipping and replay.
+* A *key* is the name of an MLflow metric, as ``lr/<group>`` (see ``keys.py``).
+"""
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Record(NamedTuple):
+    """What one optimizer step used. A named tuple, not a dataclass: it is built in every step, four times faster.
+
+    Attributes:
+        optimizer: index of the optimizer in its session, from 0.
+        step: index of the step of this optimizer, from 0.
+        time_ms: Unix time in milliseconds when the step had run.
+        lrs: one lr for each param group, in the order of the last ``Groups`` of this optimizer.
+    """
+
+    optimizer: int
+    step: int
+    time_ms: int
+    lrs: list[float]
+
+
+class Point(NamedTuple):
+    """One row of a tracking store: the value of one key at one step. ``time_ms`` is Unix time in milliseconds."""
+
+    key: str
+    step: int
+    time_ms: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A param group as people see it: ``name`` as it was given or derived, ``key`` as MLflow stores it."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The param groups of one optimizer from now on; comes before the first ``Record`` that has their lrs."""
+
+    optimizer: int
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a person should know about a tape: a stable ``code``, where it was seen, and a sentence."""
+
+    code: str
+    message: str
+    key: str
+    step: int
+
+
+@dataclass(slots=True, eq=False)
+class Series:
+    """The values of one key: three columns of one length, in ascending order of (step, time)."""
+
+    steps: "array[int]" = field(default_factory=lambda: array("q"))
+    times_ms: "array[int]" = field(default_factory=lambda: array("q"))
+    values: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal steps, times and values. NaN equals NaN here, or a tape with one would not equal itself."""
+        if not isinstance(other, Series):
+            return NotImplemented
+        return (
+            self.steps == other.steps
+            and self.times_ms == other.times_ms
+            and len(self.values) == len(other.values)
+            and all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(self.values, other.values, strict=True))
+        )
+
+
+class Tape(Mapping[str, Series]):
+    """Every value of every key of one run: what a spool, MLflow and a simulation all yield.
+
+    A read-only mapping from key to `Series`. Keys are in the order of their first point.
+    """
+
+    def __init__(self, points: Iterable[Point] = ()) -> None:
+        rows: dict[str, list[tuple[int, int, float]]] = {}
+        for key, step, time_ms, value in points:
+            rows.setdefault(key, []).append((step, time_ms, value))
+        self._series: dict[str, Series] = {}
+        for key, columns in rows.items():
+            columns.sort(key=lambda row: row[:2])
+            steps, times_ms, values = zip(*columns, strict=True)
+            self._series[key] = Series(array("q", steps), array("q", times_ms), array("d", values))
+
+    def __getitem__(self, key: str) -> Series:
+        return self._series[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._series)
+
+    def __len__(self) -> int:
+        return len(self._series)
+
+    def __repr__(self) -> str:
+        return f"Tape({', '.join(f'{key}: {len(series)} steps' for key, series in self.items())})"
+
+    def points(self) -> Iterator[Point]:
+        """Every point, key by key."""
+        for key, series in self.items():
+            for step, time_ms, value in zip(series.steps, series.times_ms, series.values, strict=True):
+                yield Point(key, step, time_ms, value)
+
+    @property
+    def lr(self) -> "Tape":
+        """The learning rates alone: the keys that begin with ``lr/``."""
+        tape = Tape()
+        tape._series = {key: series for key, series in self.items() if key.startswith("lr/")}
+        return tape

@@ -1,0 +1,73 @@
+"""Tracking URIs: made absolute, checked, and shown without credentials. Imports no mlflow: it runs at every start."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lrtape.errors import ConfigError
+
+_SQLITE = re.compile(r"sqlite(?:\+\w+)?://")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
+_HOW = "Use sqlite:///mlflow.db, the http(s):// address of an MLflow server, or a database URI that MLflow takes."
+
+
+def resolve_tracking_uri(uri: str | None = None, base: Path | None = None) -> str:
+    """Return the URI of the tracking store, absolute, so that it means the same in every process and folder.
+
+    Args:
+        uri: as given by the user; ``None`` means ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` (SQLite) in `base`.
+        base: the folder that relative paths are relative to; the current one by default.
+
+    Raises:
+        ConfigError: it is not a URI, lives in memory, or names a folder that does not exist.
+    """
+    base = (base or Path.cwd()).absolute()
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    shown = mask_credentials(uri)
+    if _SQLITE.match(uri):
+        return _resolve_sqlite(uri, base)
+    if uri == "databricks":
+        return uri
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"`tracking.uri` must be a URI, but is {shown!r} instead ({error}). {_HOW}") from None
+    if "://" not in uri or not parts.scheme:
+        raise ConfigError(f"`tracking.uri` must be a URI, but is {shown!r} instead. {_HOW}")
+    if parts.scheme == "file":
+        raise ConfigError(f"`tracking.uri` must be a database or a server, but is the folder {shown!r} instead. {_HOW}")
+    if parts.scheme in {"http", "https"} and not parts.hostname:
+        raise ConfigError(f"`tracking.uri` must name a host, but is {shown!r} instead. {_HOW}")
+    return uri
+
+
+def _resolve_sqlite(uri: str, base: Path) -> str:
+    scheme, _, rest = uri.partition("://")
+    name, _, query = rest.removeprefix("/").partition("?")
+    if name in {"", ":memory:"}:
+        raise ConfigError(
+            f"`tracking.uri` must name a file that other processes can open, but is {uri!r} instead. "
+            "Use sqlite:///mlflow.db."
+        )
+    path = base / name
+    if not path.parent.is_dir():
+        raise ConfigError(f"`tracking.uri` must lie in a folder that exists, but {path.parent} does not. Create it.")
+    return f"{scheme}:///{path}" + (f"?{query}" if query else "")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an absolute SQLite URI; ``None`` for any other store."""
+    return Path(uri.partition("://")[2][1:].partition("?")[0]) if _SQLITE.match(uri) else None
+
+
+def mask_credentials(text: str) -> str:
+    """Replace what stands before the ``@`` of every URI in `text`: ``postgresql://***@host/db``."""
+    return _CREDENTIALS.sub("***", text)
+
+
+def has_password(text: str) -> bool:
+    """Whether a URI in `text` carries a password."""
+    return _PASSWORD.search(text) is not None
