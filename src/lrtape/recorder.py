@@ -1,8 +1,9 @@
 """The recorder: two hooks on one optimizer that turn every step into a `Record`."""
 
-import time
 import warnings
 from collections.abc import Mapping
+from functools import partial
+from time import time_ns
 from typing import Any, Literal, Protocol, SupportsFloat
 
 from torch.optim import Optimizer
@@ -13,6 +14,8 @@ from lrtape.keys import Keys, group_names
 from lrtape.tape import Finding, Group, Groups, Record
 
 _NS_PER_MS = 1_000_000
+# Record(...) goes through Python code, at twice the time.
+_new_record = partial(tuple.__new__, Record)
 
 AMBIGUOUS_LR = "ambiguous-lr"
 
@@ -84,28 +87,29 @@ class Recorder:
             self._optimizer.register_step_post_hook(self._after_step),
         ]
 
-    def _before_step(self, *_: object) -> None:
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         try:
             # float() copies: a tensor lr is changed in place by its scheduler.
-            self._lrs = [float(group["lr"]) for group in self._optimizer.param_groups]
-            if len(self._lrs) != len(self.groups):
+            self._lrs = lrs = [float(group["lr"]) for group in optimizer.param_groups]
+            if len(lrs) != len(self.groups):
                 self._name_groups("number")
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self._lrs = None
             self._cannot_record(error)
 
-    def _after_step(self, *_: object) -> None:
-        lrs, self._lrs = self._lrs, None
+    def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
+        lrs = self._lrs
         if lrs is None:
             return  # The outer of two nested calls: the inner one is recorded already.
+        self._lrs = None
         if not self._groups_written:
             self._groups_written = self._write(Groups(self._index, self.groups))
-        record = Record(self._index, self.steps, time.time_ns() // _NS_PER_MS, lrs)
-        self.steps += 1
-        self.last = record
+        step = self.steps
+        self.steps = step + 1
+        self.last = record = _new_record((self._index, step, time_ns() // _NS_PER_MS, lrs))
         if self._groups_written:
             self._write(record)
-        if lrs != [group["lr"] for group in self._optimizer.param_groups]:
+        if lrs != [group["lr"] for group in optimizer.param_groups]:
             self._lr_changed_within_step(record)
 
     def _name_groups(self, on_duplicate: Literal["refuse", "number"]) -> None:

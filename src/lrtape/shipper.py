@@ -66,11 +66,11 @@ def ship(folder: Path, sink: Sink, writer_lives: Callable[[float], bool], give_u
                     refused = isinstance(error, RefusedError)
                     dataclasses.replace(progress, error=str(error), refused=refused).save(folder)
                     return reader
-            elif reader.end is not None or not lives:
-                return reader
             if batch.offset > progress.offset:
                 progress = Progress(batch.offset, progress.points + len(batch.points))
                 progress.save(folder)
+            if not batch.points and (reader.end is not None or not lives):
+                return reader
             if len(batch.points) < BATCH_POINTS and reader.end is None and lives:
                 lives = writer_lives(POLL_S)
 

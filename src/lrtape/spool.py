@@ -12,13 +12,14 @@ stops at the first frame that is not whole and never guesses. No credential is e
 """
 
 import enum
+import errno
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from zlib import crc32
 
 import msgspec
 
@@ -29,6 +30,7 @@ MAGIC = b"LRTAPE\x00\x01"
 """Six letters, a zero, and the version of the format."""
 
 _PREFIX = struct.Struct("<IIB")
+_pack_prefix = _PREFIX.pack
 _MAX_PAYLOAD_BYTES = 1 << 26
 _READ_BYTES = 1 << 20
 
@@ -92,13 +94,13 @@ _KIND_OF: dict[type, Kind] = {
 _DECODER: dict[int, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(noun) for noun, kind in _KIND_OF.items()
 }
-_CRC_OF_KIND = {kind: zlib.crc32(bytes([kind])) for kind in Kind}
+_CRC_OF_KIND = {kind: crc32(bytes([kind])) for kind in Kind}
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def _frame(kind: Kind, payload: bytes) -> bytes:
-    return _PREFIX.pack(len(payload), zlib.crc32(payload, _CRC_OF_KIND[kind]), kind) + payload
+    return _pack_prefix(len(payload), crc32(payload, _CRC_OF_KIND[kind]), kind) + payload
 
 
 class SpoolWriter:
@@ -116,41 +118,35 @@ class SpoolWriter:
     """
 
     def __init__(self, path: Path, header: Header) -> None:
+        self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._size = 0
         self.lost = 0
         self.error: OSError | None = None
-        first = MAGIC + _frame(Kind.HEADER, _encode(header))
-        os.write(self._fd, first)
-        self._size = len(first)
+        os.write(self._fd, MAGIC + _frame(Kind.HEADER, _encode(header)))
 
     @property
     def size(self) -> int:
-        """Bytes of whole frames written so far."""
-        return self._size
+        """Bytes of the file."""
+        return self._path.stat().st_size
 
     def write(self, frame: Frame) -> bool:
         """Append one frame and say whether it is in the file. Most of its cost is the system call."""
-        if self._fd < 0:
-            return False
-        data = _frame(_KIND_OF[type(frame)], _encode(frame))
+        kind = _KIND_OF[type(frame)]
+        payload = _encode(frame)
+        # _frame(), written out: this runs in every step.
+        data = _pack_prefix(len(payload), crc32(payload, _CRC_OF_KIND[kind]), kind) + payload
         try:
-            if os.write(self._fd, data) != len(data):
-                raise OSError("the disk took only a part of a frame")
-        except OSError as error:
-            self._drop(error)
-            return False
-        self._size += len(data)
-        return True
-
-    def _drop(self, error: OSError) -> None:
-        self.lost += 1
-        self.error = error
-        try:
+            written = os.write(self._fd, data)
+            if written == len(data):
+                return True
             # What follows a torn frame could never be read.
-            os.ftruncate(self._fd, self._size)
-        except OSError:
-            self.error = error
+            os.ftruncate(self._fd, self.size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if self._fd >= 0:
+                self.lost += 1
+                self.error = error
+            return False
 
     def close(self) -> None:
         """Close the file; idempotent."""
@@ -219,7 +215,7 @@ class SpoolReader:
             return None
         begin = self._position + _PREFIX.size
         payload = self._buffer[begin : begin + length]
-        if zlib.crc32(payload, _CRC_OF_KIND[Kind(kind)]) != crc:
+        if crc32(payload, _CRC_OF_KIND[Kind(kind)]) != crc:
             return None
         try:
             frame: Frame = _DECODER[kind].decode(payload)

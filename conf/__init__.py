@@ -1,0 +1,1 @@
+"""Hydra configs of lrtape: also usable from other Hydra apps, where lrtape is installed."""

@@ -1,0 +1,135 @@
+"""From config to objects. Whatever cannot be built is refused in one sentence that names the config key."""
+
+import inspect
+import re
+from typing import Any, Protocol
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from lrtape.app.config import SCHEDULER_KEYS
+from lrtape.app.data import Data
+from lrtape.errors import ConfigError, LRTapeError
+from lrtape.schedules import resolve_shares
+
+
+class Scheduler(Protocol):
+    """What every torch scheduler has."""
+
+    def step(self, *metrics: float) -> None:
+        """Set the lr of the next step; some take a metric."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+
+
+def build_data(cfg: DictConfig) -> Data:
+    """Build the ``data`` group.
+
+    Raises:
+        ConfigError: it cannot be built, is not a `Data`, or is empty.
+    """
+    data = _build("data", cfg.data)
+    if not isinstance(data, Data):
+        raise ConfigError(
+            f"`data._target_` must build a lrtape.app.data.Data, but {cfg.data._target_} builds "
+            f"{type(data).__name__} instead. Return Data(train=..., val=..., loss=...)."
+        )
+    if len(data.train) == 0:  # type: ignore[arg-type]  # torch's Dataset does not say that it is sized
+        raise ConfigError(f"the training data must not be empty, but {cfg.data._target_} gives 0 samples.")
+    return data
+
+
+def build_model(cfg: DictConfig, data: Data) -> nn.Module:
+    """Build the ``model`` group, and try it on one sample.
+
+    Raises:
+        ConfigError: it cannot be built, is not a module, or does not fit the data.
+    """
+    model = _build("model", cfg.model)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"`model._target_` must build a torch.nn.Module, but {cfg.model._target_} builds "
+            f"{type(model).__name__} instead."
+        )
+    inputs, targets = (torch.as_tensor(part).unsqueeze(0) for part in data.train[0])
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            data.loss(model.eval()(inputs), targets)
+    except Exception as error:
+        raise ConfigError(
+            f"the model {cfg.model._target_} must take the samples of {cfg.data._target_}, but fails on one (input "
+            f"{tuple(inputs.shape)}, target {tuple(targets.shape)}, batch of 1): {error}. Change `model.*` or `data`."
+        ) from error
+    model.train(was_training)
+    return model
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
+    """Build the ``param_groups`` of the model, and the ``optimizer`` on them.
+
+    Raises:
+        ConfigError: one of them cannot be built.
+    """
+    groups: list[dict[str, Any]] = _build("param_groups", cfg.param_groups, model, lr=cfg.optimizer.lr)
+    optimizer = _build("optimizer", cfg.optimizer, groups)
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"`optimizer._target_` must build a torch.optim.Optimizer, but {cfg.optimizer._target_} builds "
+            f"{type(optimizer).__name__} instead."
+        )
+    return optimizer
+
+
+def build_scheduler(cfg: DictConfig, optimizer: Optimizer) -> Scheduler:
+    """Build the ``scheduler`` group; shares of the run must be resolved already, see `resolve_horizons`.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    arguments = {key: value for key, value in cfg.scheduler.items() if key not in SCHEDULER_KEYS}
+    scheduler: Scheduler = _build("scheduler", OmegaConf.create(arguments), optimizer)
+    return scheduler
+
+
+def resolve_horizons(cfg: DictConfig, n_epochs: int, n_steps: int) -> DictConfig:
+    """A copy of the config without interpolations, in which ``30%`` of a run is a number of epochs or steps."""
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    length = n_steps if cfg.scheduler.get("interval") == "step" else n_epochs
+    resolved["scheduler"] = resolve_shares(resolved["scheduler"], length)  # type: ignore[index, call-overload]
+    return OmegaConf.create(resolved)  # type: ignore[return-value, arg-type]
+
+
+def _build(group: str, node: DictConfig, *args: Any, **kwargs: Any) -> Any:
+    target = node.get("_target_")
+    if target is None:
+        raise ConfigError(
+            f"`{group}` must have a `_target_`, but has only {list(node)}. Choose one of {group}'s configs."
+        )
+    try:
+        return instantiate(node, *args, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, LRTapeError):
+            raise cause from None
+        raise ConfigError(_why(group, target, error if cause is None else cause)) from error
+
+
+def _why(group: str, target: str, cause: BaseException) -> str:
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+    if unexpected:
+        return f"`{group}.{unexpected[1]}` is not an argument of {target}. Valid: {', '.join(_arguments(target))}."
+    if isinstance(cause, ImportError):
+        return f"`{group}._target_` must be something to import, but {target!r} is not: {cause}"
+    return f"`{group}` cannot be built from {target}: {type(cause).__name__}: {cause}"
+
+
+def _arguments(target: str) -> list[str]:
+    # What lrtape passes itself is not for the config.
+    passed = {"model", "optimizer", "params"}
+    return [name for name in inspect.signature(get_object(target)).parameters if name not in passed]

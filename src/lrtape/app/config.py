@@ -1,0 +1,151 @@
+"""What may stand in the config, checked as soon as it is composed and before torch is imported."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from lrtape.errors import ConfigError
+from lrtape.tracking.uri import has_password, resolve_tracking_uri
+
+INTERVALS = ("step", "epoch")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("32", "bf16", "16")
+SCHEDULER_KEYS = ("name", "interval", "monitor")
+"""The keys of a scheduler's config that are lrtape's, not the scheduler's own."""
+
+
+@dataclass
+class TrainerSettings:
+    """The ``trainer`` group; ``conf/trainer/default.yaml`` says what each key means."""
+
+    epochs: int
+    max_steps: int | None
+    batch_size: int
+    device: str
+    precision: str
+    accumulate_grad_batches: int
+    clip_grad_norm: float | None
+    val_every_n_epochs: int
+    print_every_n_epochs: int | None
+    print_every_n_steps: int | None
+    progress_bar: bool | None
+    stop_on_nonfinite: bool
+    num_workers: int
+
+
+@dataclass
+class TrackingSettings:
+    """The ``tracking`` group; ``conf/tracking/mlflow.yaml`` says what each key means. ``uri`` is absolute here."""
+
+    enabled: bool
+    uri: str | None
+    experiment: str
+    run_name: str | None
+    folder: str
+    close_timeout_s: float
+
+
+@dataclass
+class Settings:
+    """The part of the config that lrtape itself reads; the rest is instantiated."""
+
+    seed: int
+    trainer: TrainerSettings
+    tracking: TrackingSettings
+
+
+def check(cfg: DictConfig) -> Settings:
+    """Check the composed config.
+
+    Raises:
+        ConfigError: a value is of a wrong type or out of range, a key is unknown, or a password stands in it.
+    """
+    schema = OmegaConf.structured(Settings)
+    try:
+        plain = _plain(cfg)
+        given = {field.name: plain[field.name] for field in dataclasses.fields(Settings)}
+        settings: Settings = OmegaConf.to_object(OmegaConf.merge(schema, given))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    _check_trainer(settings.trainer)
+    _check_tracking(settings.tracking)
+    _check_schedule(cfg)
+    return settings
+
+
+def _check_trainer(trainer: TrainerSettings) -> None:
+    for name in ("epochs", "max_steps", "batch_size", "accumulate_grad_batches", "val_every_n_epochs"):
+        _require(f"trainer.{name}", getattr(trainer, name), "at least 1", lambda value: value >= 1)
+    for name in ("print_every_n_epochs", "print_every_n_steps"):
+        _require(f"trainer.{name}", getattr(trainer, name), "at least 1, or null for never", lambda value: value >= 1)
+    _require("trainer.num_workers", trainer.num_workers, "at least 0", lambda value: value >= 0)
+    _require(
+        "trainer.clip_grad_norm", trainer.clip_grad_norm, "a number > 0, or null", lambda value: 0 < value < math.inf
+    )
+    _require("trainer.device", trainer.device, f"one of {', '.join(DEVICES)}", DEVICES.__contains__)
+    _require("trainer.precision", trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
+
+
+def _check_tracking(tracking: TrackingSettings) -> None:
+    if tracking.uri is not None and has_password(tracking.uri):
+        raise ConfigError(REFUSED_CREDENTIALS)
+    _require(
+        "tracking.close_timeout_s", tracking.close_timeout_s, "a number >= 0", _is_number(lambda value: value >= 0)
+    )
+    if tracking.enabled:
+        tracking.uri = resolve_tracking_uri(tracking.uri)
+
+
+def _check_schedule(cfg: DictConfig) -> None:
+    _require("optimizer.lr", cfg.optimizer.get("lr"), "a number >= 0", _is_number(lambda value: value >= 0))
+    _require("scheduler.gamma", cfg.scheduler.get("gamma"), "a number > 0", _is_number(lambda value: value > 0))
+    interval = cfg.scheduler.get("interval", "epoch")
+    _require("scheduler.interval", interval, f"one of {', '.join(INTERVALS)}", INTERVALS.__contains__)
+    if cfg.scheduler.get("monitor") is not None and interval != "epoch":
+        raise ConfigError("`scheduler.interval` must be epoch where `scheduler.monitor` is set, but is step instead.")
+    if cfg.trainer.precision == "16" and cfg.optimizer.get("fused"):
+        raise ConfigError(
+            "`optimizer.fused` must not be true with `trainer.precision=16`: a fused optimizer does not tell which of "
+            "its steps were skipped for an overflow. Use `trainer.precision=bf16`, or `optimizer.fused=null`."
+        )
+
+
+REFUSED_CREDENTIALS = (
+    "`tracking.uri` must not carry a password: Hydra writes the config to disk, and a command line is public. Put the "
+    "URI into the environment variable MLFLOW_TRACKING_URI, or the user and the password of a server into "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+)
+
+
+def _require(name: str, value: Any, expected: str, accepts: Callable[[Any], bool]) -> None:
+    """Refuse a value that is there and not accepted."""
+    if value is not None and not accepts(value):
+        raise ConfigError(f"`{name}` must be {expected}, but is {value!r} instead.")
+
+
+def _is_number(accepts: Callable[[float], bool]) -> Callable[[Any], bool]:
+    def is_accepted_number(value: Any) -> bool:
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and accepts(value)
+        )
+
+    return is_accepted_number
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    container: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    return container
+
+
+def explain(error: OmegaConfBaseException) -> str:
+    """OmegaConf's own sentence, with the key in front, and with the keys that are valid there."""
+    sentence = str(error).splitlines()[0].rstrip(".")
+    key = error.full_key
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
+        return f"`{key}` is not a key of this config. Valid there: {', '.join(map(str, error.parent_node))}."
+    return f"`{key}`: {sentence}." if key else f"{sentence}."

@@ -1,0 +1,246 @@
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from lrtape.errors import ConfigError
+from lrtape.keys import Keys
+from lrtape.recorder import AMBIGUOUS_LR, Recorder
+from lrtape.tape import Finding, Groups, Record
+
+
+class Memory:
+    """Keeps what a recorder writes; can be told to fail."""
+
+    def __init__(self) -> None:
+        self.frames: list[Groups | Record | Finding] = []
+        self.fails = False
+
+    def write(self, frame: Groups | Record | Finding) -> bool:
+        if not self.fails:
+            self.frames.append(frame)
+        return not self.fails
+
+    @property
+    def lrs(self) -> list[list[float]]:
+        return [frame.lrs for frame in self.frames if isinstance(frame, Record)]
+
+
+class NotingSGD(torch.optim.SGD):
+    """Notes what its update really uses: the truth, independent of any hook."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.used: list[list[float]] = []
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        self.used.append([float(group["lr"]) for group in self.param_groups])
+        for group in self.param_groups:
+            for param in group["params"]:
+                param -= group["lr"]
+
+
+def two_groups(**second: Any) -> list[dict[str, Any]]:
+    return [
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "name": "a"},
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "name": "b", **second},
+    ]
+
+
+def recording(optimizer: torch.optim.Optimizer) -> tuple[Recorder, Memory]:
+    memory = Memory()
+    recorder = Recorder(optimizer, 0, Keys())
+    recorder.start(memory)
+    return recorder, memory
+
+
+def test_the_used_lr_is_recorded_and_not_the_next_one() -> None:
+    """StepLR(2, 0.1) from 1: the steps used 1, 1, .1, .1, .01, whatever the scheduler set afterwards."""
+    optimizer = NotingSGD(two_groups(lr=0.5), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
+    recorder, memory = recording(optimizer)
+    for _ in range(5):
+        optimizer.step()
+        scheduler.step()
+
+    assert memory.lrs == optimizer.used
+    assert memory.lrs[2] == [0.1, 0.05]
+    assert recorder.steps == 5
+    assert [frame.step for frame in memory.frames if isinstance(frame, Record)] == [0, 1, 2, 3, 4]
+
+
+def test_an_lr_set_by_hand_is_seen() -> None:
+    """Whoever set the lr before the step, it is what is recorded."""
+    optimizer = NotingSGD(two_groups(), lr=1.0)
+    _, memory = recording(optimizer)
+    for lr in (0.3, 0.2):
+        optimizer.param_groups[1]["lr"] = lr
+        optimizer.step()
+
+    assert memory.lrs == optimizer.used == [[1.0, 0.3], [1.0, 0.2]]
+
+
+def test_a_tensor_lr_does_not_alias() -> None:
+    """A tensor lr that is changed in place afterwards leaves what was recorded alone."""
+    optimizer = torch.optim.SGD(two_groups(), lr=torch.tensor(0.5))
+    _, memory = recording(optimizer)
+    optimizer.step()
+    for group in optimizer.param_groups:
+        group["lr"].fill_(0.25)
+    optimizer.step()
+
+    assert memory.lrs == [[0.5, 0.5], [0.25, 0.25]]
+
+
+def test_a_step_that_raises_is_no_step() -> None:
+    """An exception in the closure records nothing, and the steps after it are recorded as usual."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, memory = recording(optimizer)
+
+    def closure() -> float:
+        raise RuntimeError("no loss")
+
+    with pytest.raises(RuntimeError, match="no loss"):
+        optimizer.step(closure)
+    assert (recorder.steps, memory.lrs) == (0, [])
+    optimizer.step()
+    optimizer.step()
+    assert (recorder.steps, len(memory.lrs)) == (2, 2)
+
+
+def test_a_step_that_calls_super_is_one_step() -> None:
+    """A subclass fires the hooks twice in one step: recorded once, with what the inner step used."""
+
+    class WarmUp(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                group["lr"] = 0.125
+            super().step(closure)
+
+    torch.optim.SGD(two_groups(), lr=1.0)  # from now on SGD.step has hooks of its own
+    optimizer = WarmUp(two_groups(), lr=1.0)
+    recorder, memory = recording(optimizer)
+    optimizer.step()
+
+    assert memory.lrs == [[0.125, 0.125]]
+    assert recorder.steps == 1
+
+
+def test_an_lr_that_changes_within_a_step_is_a_finding() -> None:
+    """Where nothing tells which lr was used, a person is told once, and the first is kept."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    recorder, memory = recording(optimizer)
+    with pytest.warns(UserWarning, match="lr/a changed from 1.0 to 0.5 while step 0 ran"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+
+    assert memory.lrs == [[1.0, 1.0], [0.5, 0.5]]
+    assert [(finding.code, finding.key, finding.step) for finding in recorder.findings] == [(AMBIGUOUS_LR, "lr/a", 0)]
+
+
+def test_a_group_added_later_starts_its_own_curve() -> None:
+    """A new group gets a key of its own, and no other group is renamed."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, memory = recording(optimizer)
+    optimizer.step()
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "name": "a", "lr": 0.5})
+    optimizer.step()
+
+    assert [group.key for group in recorder.groups] == ["lr/a", "lr/b", "lr/a_2"]
+    assert memory.lrs == [[1.0, 1.0], [1.0, 1.0, 0.5]]
+    assert [type(frame) for frame in memory.frames] == [Groups, Record, Groups, Record]
+
+
+def test_a_group_that_goes_takes_no_name_with_it() -> None:
+    """When the first group is removed, the second keeps its key."""
+    optimizer = torch.optim.SGD(two_groups(lr=0.5), lr=1.0)
+    recorder, memory = recording(optimizer)
+    optimizer.step()
+    del optimizer.param_groups[0]
+    optimizer.step()
+
+    assert [group.key for group in recorder.groups] == ["lr/b"]
+    assert memory.lrs == [[1.0, 0.5], [0.5]]
+
+
+def test_loading_a_state_keeps_the_names() -> None:
+    """`load_state_dict` replaces the groups' dictionaries; their keys stay, also when a group is added after it."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, _ = recording(optimizer)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "name": "c"})
+    optimizer.step()
+
+    assert [group.key for group in recorder.groups] == ["lr/a", "lr/b", "lr/c"]
+
+
+def test_a_copy_records_nothing() -> None:
+    """A deep copy of the optimizer has no hooks: its steps are not the original's."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, _ = recording(optimizer)
+    copy.deepcopy(optimizer).step()
+
+    assert recorder.steps == 0
+
+
+def test_records_wait_for_the_names_of_their_groups() -> None:
+    """No record is written before its groups are: without their names it could not be read."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    _, memory = recording(optimizer)
+    memory.fails = True
+    optimizer.step()
+    memory.fails = False
+    optimizer.step()
+
+    assert [type(frame) for frame in memory.frames] == [Groups, Record]
+    assert isinstance(memory.frames[1], Record)
+    assert memory.frames[1].step == 1
+
+
+def test_an_lr_that_cannot_be_read_does_not_stop_training() -> None:
+    """An lr that becomes something odd is warned about once; steps that can be read are recorded."""
+
+    class Lazy(NotingSGD):
+        def step(self, closure: Any = None) -> None:
+            """Does not care about the lr."""
+
+    optimizer = Lazy(two_groups(), lr=1.0)
+    recorder, memory = recording(optimizer)
+    optimizer.param_groups[0]["lr"] = None
+    with pytest.warns(UserWarning, match="could not record step 0 of Lazy"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+
+    assert memory.lrs == [[0.5, 1.0]]
+    assert recorder.steps == 1
+
+
+def test_an_optimizer_without_an_lr_is_refused() -> None:
+    """What cannot be recorded is said before training starts."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    optimizer.param_groups[1]["lr"] = None
+
+    with pytest.raises(ConfigError, match="lr of param group 1 of SGD must be a number, but is None"):
+        Recorder(optimizer, 0, Keys())
+
+
+def test_a_closed_recorder_records_nothing() -> None:
+    """After close() the optimizer is as it was; closing twice is harmless."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, memory = recording(optimizer)
+    recorder.close()
+    recorder.close()
+    optimizer.step()
+
+    assert memory.frames == []

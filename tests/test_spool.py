@@ -1,0 +1,155 @@
+import os
+import resource
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrtape.errors import SpoolError
+from lrtape.spool import MAGIC, End, Frame, Header, SpoolReader, SpoolWriter, read_tape
+from lrtape.tape import Finding, Group, Groups, Point, Record
+
+HEADER = Header("run", "sqlite:////store.db", 1, 2)
+GROUPS = Groups(0, (Group("a", "lr/a"), Group("b", "lr/b")))
+FRAMES: list[Frame] = [
+    GROUPS,
+    Record(0, 0, 10, [0.1, 1e-300]),
+    Point("train/loss", 0, 11, float("inf")),
+    Finding("some-code", "a sentence", "lr/a", 0),
+    Record(0, 1, 12, [0.2, 5e-324]),
+    End("FINISHED"),
+]
+
+
+def write_spool(path: Path, frames: list[Frame]) -> Path:
+    writer = SpoolWriter(path, HEADER)
+    assert all(writer.write(frame) for frame in frames)
+    writer.close()
+    return path
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """Every frame comes back equal and in order, behind the header."""
+    with SpoolReader(write_spool(tmp_path / "spool", FRAMES)) as reader:
+        assert reader.header == HEADER
+        assert list(reader.frames()) == FRAMES
+        assert reader.end == End("FINISHED")
+
+
+@given(lrs=st.lists(st.floats(allow_nan=False), min_size=2, max_size=2), step=st.integers(0, 2**62))
+def test_an_lr_is_kept_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, lrs: list[float], step: int) -> None:
+    """Any float survives the spool with its last bit, also -0.0, infinity and subnormals."""
+    path = write_spool(tmp_path_factory.mktemp("spool") / "spool", [GROUPS, Record(0, step, 0, lrs)])
+    tape = read_tape(path)
+
+    assert [value.hex() for key in ("lr/a", "lr/b") for value in tape[key].values] == [lr.hex() for lr in lrs]
+    assert list(tape["lr/a"].steps) == [step]
+
+
+def test_a_torn_tail_hides_nothing_before_it(tmp_path: Path) -> None:
+    """Cut at any byte, the spool yields exactly the frames that are whole."""
+    whole = write_spool(tmp_path / "spool", FRAMES).read_bytes()
+    with SpoolReader(tmp_path / "spool") as reader:
+        ends = [reader.offset] + [reader.offset for _ in reader.frames()]
+    for cut in range(ends[0], len(whole)):
+        (tmp_path / "cut").write_bytes(whole[:cut])
+        with SpoolReader(tmp_path / "cut") as reader:
+            assert list(reader.frames()) == FRAMES[: sum(end <= cut for end in ends[1:])]
+
+
+def test_a_flipped_byte_is_never_taken_for_a_value(tmp_path: Path) -> None:
+    """Whatever byte is damaged, what is read is a prefix of what was written."""
+    whole = write_spool(tmp_path / "spool", FRAMES).read_bytes()
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x55
+        (tmp_path / "damaged").write_bytes(damaged)
+        try:
+            with SpoolReader(tmp_path / "damaged") as reader:
+                read = list(reader.frames())
+        except SpoolError:
+            continue
+        assert read == FRAMES[: len(read)]
+        assert len(read) < len(FRAMES)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 200), max_size=30))
+def test_a_growing_spool_is_read_to_its_end(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
+    """A reader that follows the writer, byte chunk by byte chunk, sees every frame once."""
+    folder = tmp_path_factory.mktemp("spool")
+    whole = write_spool(folder / "spool", FRAMES).read_bytes()
+    start = len(write_spool(folder / "empty", []).read_bytes())
+    growing = folder / "growing"
+    growing.write_bytes(whole[:start])
+    seen: list[Frame] = []
+    with SpoolReader(growing) as reader, growing.open("ab") as file:
+        for size in [*sizes, len(whole)]:
+            file.write(whole[start : start + size])
+            file.flush()
+            start += size
+            seen += reader.frames()
+    assert seen == FRAMES
+
+
+def test_a_tail_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """A reader that has met a torn frame sees what is later written in its place."""
+    path = write_spool(tmp_path / "spool", [GROUPS])
+    size = path.stat().st_size
+    with path.open("ab") as file, SpoolReader(path) as reader:
+        file.write(b"\x10\x00\x00\x00torn")
+        file.flush()
+        assert list(reader.frames()) == [GROUPS]
+        os.truncate(path, size)
+        whole = write_spool(tmp_path / "other", [GROUPS, FRAMES[1]]).read_bytes()
+        with path.open("ab") as again:
+            again.write(whole[size:])
+        assert list(reader.frames()) == [FRAMES[1]]
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    """A file that is no spool is named, with what was found in it."""
+    (tmp_path / "x").write_bytes(b"PK\x03\x04")
+
+    with pytest.raises(SpoolError, match="must begin with .* but begins with b'PK"):
+        SpoolReader(tmp_path / "x")
+    (tmp_path / "y").write_bytes(MAGIC)
+    with pytest.raises(SpoolError, match="header"):
+        SpoolReader(tmp_path / "y")
+
+
+def test_a_full_disk_costs_frames_and_nothing_else(tmp_path: Path) -> None:
+    """A write that the disk refuses, or takes half of, is counted; the frames around it stay readable."""
+    writer = SpoolWriter(tmp_path / "spool", HEADER)
+    assert writer.write(GROUPS)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (writer.size + 10, before[1]))
+    try:
+        assert not writer.write(FRAMES[1])  # ten bytes fit
+        assert not writer.write(FRAMES[4])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert writer.write(FRAMES[4])
+    writer.close()
+
+    assert (writer.lost, writer.error is not None) == (2, True)
+    with SpoolReader(tmp_path / "spool") as reader:
+        assert list(reader.frames()) == [GROUPS, FRAMES[4]]
+
+
+def test_a_batch_ends_on_a_whole_frame(tmp_path: Path) -> None:
+    """A batch holds whole frames only, and its offset is where the next reader may go on."""
+    path = write_spool(tmp_path / "spool", FRAMES)
+    with SpoolReader(path) as reader:
+        first = reader.batch(1)
+        second = reader.batch(100)
+    assert [point.key for point in first.points] == ["lr/a", "lr/b"]
+
+    with SpoolReader(path) as later:
+        later.skip_to(first.offset)
+        assert later.batch(100) == second

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+from lrtape.errors import ConfigError
+from lrtape.tracking.uri import has_password, mask_credentials, resolve_tracking_uri, sqlite_path
+
+
+def test_the_default_store_lies_where_the_command_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing given: mlflow.db in the current folder, absolute, so that it means the same after a chdir."""
+    monkeypatch.chdir(tmp_path)
+
+    assert resolve_tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert sqlite_path(resolve_tracking_uri()) == tmp_path / "mlflow.db"
+
+
+def test_the_environment_comes_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLFLOW_TRACKING_URI is used unless something is given."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
+
+    assert resolve_tracking_uri() == "http://somewhere:5000"
+    assert resolve_tracking_uri("https://else.where") == "https://else.where"
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///a.db", "sqlite:///{base}/a.db", "sqlite+pysqlite:///a.db"])
+def test_a_sqlite_path_becomes_absolute(uri: str, tmp_path: Path) -> None:
+    """Relative and absolute paths name the same file; a second look changes nothing."""
+    resolved = resolve_tracking_uri(uri.format(base=tmp_path), base=tmp_path)
+
+    assert sqlite_path(resolved) == tmp_path / "a.db"
+    assert resolve_tracking_uri(resolved, base=Path("/elsewhere")) == resolved
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://me@db/mlflow", "mysql+pymysql://db/x", "databricks", "databricks://prof"]
+)
+def test_other_stores_are_left_to_mlflow(uri: str) -> None:
+    """What MLflow may know is passed on as it is."""
+    assert resolve_tracking_uri(uri) == uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("localhost:5000", "must be a URI, but is 'localhost:5000'"),
+        ("mlruns", "must be a URI, but is 'mlruns'"),
+        ("http://", "must name a host"),
+        ("http://host:port", "must be a URI"),
+        ("file:///tmp/mlruns", "but is the folder"),
+        ("sqlite:///:memory:", "other processes can open"),
+        ("sqlite://", "other processes can open"),
+        ("sqlite:////no/such/folder/mlflow.db", "/no/such/folder does not"),
+    ],
+)
+def test_a_malformed_uri_is_refused_with_the_way_out(uri: str, said: str) -> None:
+    """What was given, what was expected and what to do."""
+    with pytest.raises(ConfigError, match=said):
+        resolve_tracking_uri(uri)
+
+
+def test_credentials_are_never_shown() -> None:
+    """Whatever stands before the @ of a URI is masked, wherever in a text the URI is."""
+    text = "cannot reach postgresql+psycopg2://me:s3cret@db:5432/x or https://token@host/"
+
+    assert mask_credentials(text) == "cannot reach postgresql+psycopg2://***@db:5432/x or https://***@host/"
+    assert has_password(text)
+    assert not has_password("https://token@host/ and http://host:5000/")
+
+
+def test_a_refusal_does_not_repeat_the_password() -> None:
+    """An error message is a log, too."""
+    with pytest.raises(ConfigError) as refused:
+        resolve_tracking_uri("http://me:s3cret@host:port")
+    assert "s3cret" not in str(refused.value)
