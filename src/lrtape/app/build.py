@@ -102,7 +102,7 @@ def resolve_horizons(cfg: DictConfig, n_epochs: int, n_steps: int) -> DictConfig
     resolved = OmegaConf.to_container(cfg, resolve=True)
     length = n_steps if cfg.scheduler.get("interval") == "step" else n_epochs
     resolved["scheduler"] = resolve_shares(resolved["scheduler"], length)  # type: ignore[index, call-overload]
-    return OmegaConf.create(resolved)  # type: ignore[return-value, arg-type]
+    return OmegaConf.create(resolved)  # type: ignore[return-value]
 
 
 def _build(group: str, node: DictConfig, *args: Any, **kwargs: Any) -> Any:
