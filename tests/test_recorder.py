@@ -36,7 +36,7 @@ class NotingSGD(torch.optim.SGD):
         self.used: list[list[float]] = []
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         self.used.append([float(group["lr"]) for group in self.param_groups])
         for group in self.param_groups:
             for param in group["params"]:
@@ -115,7 +115,7 @@ def test_a_step_that_calls_super_is_one_step() -> None:
     """A subclass fires the hooks twice in one step: recorded once, with what the inner step used."""
 
     class WarmUp(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
             for group in self.param_groups:
                 group["lr"] = 0.125
             super().step(closure)
@@ -208,7 +208,7 @@ def test_an_lr_that_cannot_be_read_does_not_stop_training() -> None:
     """An lr that becomes something odd is warned about once; steps that can be read are recorded."""
 
     class Lazy(NotingSGD):
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
             """Does not care about the lr."""
 
     optimizer = Lazy(two_groups(), lr=1.0)

@@ -112,7 +112,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     """A file that is no spool is named, with what was found in it."""
     (tmp_path / "x").write_bytes(b"PK\x03\x04")
 
-    with pytest.raises(SpoolError, match="must begin with .* but begins with b'PK"):
+    with pytest.raises(SpoolError, match=r"must begin with .* but begins with b'PK"):
         SpoolReader(tmp_path / "x")
     (tmp_path / "y").write_bytes(MAGIC)
     with pytest.raises(SpoolError, match="header"):

@@ -1,0 +1,109 @@
+import warnings
+from collections.abc import Iterator
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import lrtape
+from lrtape.errors import ConfigError
+from lrtape.tape import Tape
+from lrtape.tracking.history import read_history
+
+
+@pytest.fixture(autouse=True)
+def autolog_off() -> Iterator[None]:
+    """Every test leaves autolog as it found it."""
+    yield
+    lrtape.autolog(disable=True)
+
+
+def sgd(*names: str) -> torch.optim.SGD:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": name} for name in names]
+    return torch.optim.SGD(groups, lr=0.5)
+
+
+def tapes(store: str) -> list[Tape]:
+    """Of every run of the default experiment, the oldest first."""
+    runs = MlflowClient(tracking_uri=store).search_runs(["0"], order_by=["attribute.start_time ASC"])
+    return [read_history(run.info.run_id, store) for run in runs]
+
+
+def test_every_optimizer_goes_into_the_active_run(store: str) -> None:
+    """Made before or after autolog(), before or after the run: each optimizer is recorded from its next step on."""
+    mlflow.set_tracking_uri(store)
+    early = sgd("a")
+    early.step()
+    lrtape.autolog()
+    lrtape.autolog()  # changes nothing
+    with mlflow.start_run() as run:
+        early.step()
+        late = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.25)
+        for _ in range(3):
+            late.step()
+    lrtape.autolog(disable=True)
+    early.step()
+
+    tape = read_history(run.info.run_id, store)
+    assert {key: list(series.values) for key, series in tape.items()} == {
+        "lr/a": [0.5],
+        "lr/adamw_1/group_00": [0.25, 0.25, 0.25],
+    }
+    assert len(tapes(store)) == 1
+
+
+def test_a_run_is_opened_when_none_is_active(store: str) -> None:
+    """The first step opens one, and disabling ends it."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    assert tapes(store) == []
+    sgd("a").step()
+    active = mlflow.active_run()
+    lrtape.autolog(disable=True)
+
+    assert active is not None
+    assert MlflowClient(tracking_uri=store).get_run(active.info.run_id).info.status == "FINISHED"
+    assert [list(tape) for tape in tapes(store)] == [["lr/a"]]
+
+
+def test_another_run_begins_another_tape(store: str) -> None:
+    """When another run is active at a later step, steps are counted from 0 into that one."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    optimizer = sgd("a")
+    for n_steps in (2, 3):
+        with mlflow.start_run():
+            for _ in range(n_steps):
+                optimizer.step()
+    lrtape.autolog(disable=True)
+
+    assert [list(tape["lr/a"].steps) for tape in tapes(store)] == [[0, 1], [0, 1, 2]]
+
+
+def test_groups_of_one_name_are_numbered(store: str) -> None:
+    """There is nobody to ask, so that both are kept apart."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    sgd("a", "a").step()
+    lrtape.autolog(disable=True)
+
+    assert sorted(tapes(store)[0]) == ["lr/a", "lr/a_2"]
+
+
+def test_a_store_that_is_gone_does_not_stop_training() -> None:
+    """It is said once, at the first step, and the training goes on without tracking."""
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    lrtape.autolog()
+    optimizer = sgd("a")
+    with pytest.warns(UserWarning, match="cannot record, and autolog is off: .* does not answer"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+
+
+def test_a_wrong_argument_is_refused_at_once() -> None:
+    """Not at the first step."""
+    with pytest.raises(ConfigError, match="print_every_n_steps"):
+        lrtape.autolog(print_every_n_steps=0)
