@@ -17,7 +17,7 @@ from lrtape.progress import LOG, SPOOL, Progress
 from lrtape.spool import End, Frame, Header, SpoolReader, SpoolWriter
 from lrtape.tracking.uri import mask_credentials
 
-_SLOW_CLOSE_S = 2.0
+_SLOW_CLOSE_S = 10.0
 
 
 class Outbox(Protocol):

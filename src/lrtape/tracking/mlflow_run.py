@@ -173,7 +173,7 @@ class MlflowRun:
             [
                 *([f"To look:   mlflow ui --backend-store-uri {uri}"] if local else []),
                 f"All runs:  {page}/runs?compareRunsMode=CHART&workflowType=machine_learning",
-                f"This run:  {page}/runs/{self.run_id}/model-metrics",
+                f"This run:  {page}/runs/{self.run_id}/model-metrics?workflowType=machine_learning",
             ]
         )
 
