@@ -15,7 +15,7 @@ LAYERS = [
     ["lines", "spool", "progress", "groups", "schedules"],
     ["recorder", "tracking"],
     ["outbox", "shipper"],
-    ["session"],
+    ["session", "recover"],
     ["autolog"],
     ["app"],
     ["cli"],

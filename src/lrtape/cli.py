@@ -1,28 +1,58 @@
-"""The command ``lrtape``."""
+"""The command ``lrtape``, where errors become messages and exit codes."""
 
+import argparse
 import os
 import sys
+from pathlib import Path
 
-USAGE = """usage: lrtape COMMAND ...
+from lrtape.errors import ConfigError, LRTapeError
+from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
-commands:
-  train    train a model and record its learning rates: lrtape train scheduler=steplr
-           (all choices: lrtape train --help)
-"""
+EXIT_INCOMPLETE = 1
+EXIT_REFUSED = 2
 
 
 def main() -> None:
     """Run one command. Installed as the script ``lrtape``."""
-    command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
-    if command in {"-h", "--help"}:
-        print(USAGE, end="")  # noqa: T201
-    elif command == "train":
-        from lrtape.app.main import main as train
+    if sys.argv[1:2] == ["train"]:
+        _train(sys.argv[2:])  # Hydra reads its own arguments
+        return
+    parser = argparse.ArgumentParser(prog="lrtape", description="A tape recorder for learning rates.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("train", help="train a model and record its learning rates; `lrtape train --help` says more")
+    recovering = commands.add_parser("recover", help="ship what trainings left behind that died, or lost their store")
+    recovering.add_argument("folder", nargs="?", type=Path, default=Path(".lrtape"), help="default: .lrtape")
+    recovering.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, or where the spool says")
+    arguments = parser.parse_args()
+    try:
+        sys.exit(_recover(arguments.folder, arguments.tracking_uri))
+    except LRTapeError as error:
+        print(f"lrtape: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_REFUSED)
 
-        sys.argv = ["lrtape train", *arguments]
-        # As for `python train.py`: the user's own models and data are found where the command is started.
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes texts
-        train()
-    else:
-        print(f"lrtape: `COMMAND` must be train, but is {command!r} instead.\n\n{USAGE}", end="", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+
+def _train(arguments: list[str]) -> None:
+    from lrtape.app.main import main as train  # late: hydra is not needed by the other commands
+
+    sys.argv = ["lrtape train", *arguments]
+    # As for `python train.py`: the user's own models and data are found where the command is started.
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes texts
+    train()
+
+
+def _recover(folder: Path, tracking_uri: str | None) -> int:
+    from lrtape.recover import recover  # late: msgspec is not needed by the other commands
+
+    if not folder.is_dir():
+        raise ConfigError(
+            f"`folder` must be a folder of spools, but there is no {folder}. Name the one that was printed."
+        )
+    if tracking_uri is not None and has_password(tracking_uri):
+        raise ConfigError(REFUSED_CREDENTIALS)
+    results = list(recover(folder, tracking_uri))
+    for result in results:
+        fate = f"still on disk: {result.problem}" if result.problem else "recovered"
+        print(f"{result.folder}: {result.points} values stored, {fate}")  # noqa: T201
+    if not results:
+        print(f"{folder}: nothing is left behind")  # noqa: T201
+    return EXIT_INCOMPLETE if any(result.problem for result in results) else 0

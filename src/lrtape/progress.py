@@ -1,8 +1,11 @@
-"""The folder of a spool, and how far its shipper has come."""
+"""The folder of a spool: who works on it, and how far its shipper has come."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,6 +13,7 @@ from typing import Self
 SPOOL = "spool"
 PROGRESS = "progress.json"
 LOG = "shipper.log"
+LOCK = "shipper.lock"
 
 _log = logging.getLogger(__name__)
 
@@ -46,3 +50,25 @@ class Progress:
             new.replace(folder / PROGRESS)
         except OSError as error:
             _log.warning("cannot save the progress, so more than needed may be sent again: %s", error)
+
+
+@contextlib.contextmanager
+def only_shipper(folder: Path) -> Iterator[None]:
+    """Be the only process that ships this folder; the claim ends with the block, or with the process.
+
+    Raises:
+        BlockingIOError: another process ships it now.
+    """
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def is_recording(folder: Path) -> bool:
+    """Whether the writer of the spool in this folder still lives; it holds a lock on the spool as long as it does."""
+    with (folder / SPOOL).open("rb") as spool:
+        try:
+            fcntl.flock(spool, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -219,7 +219,7 @@ def open_session(
 
     owns_run = not isinstance(run, MlflowRun)
     if not isinstance(run, MlflowRun):
-        run = MlflowRun.active() if run == ACTIVE_RUN else MlflowRun.existing(run)
+        run = MlflowRun.active() if run == ACTIVE_RUN else MlflowRun.open(None, run)
     outbox = ShippedOutbox(Path(folder), run.run_id, run.tracking_uri)
     return Session(recorders, outbox, _printing(outbox, print_every_n_steps), run, owns_run, close_timeout_s)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lrtape.errors import TrackingError
-from lrtape.progress import SPOOL, Progress
+from lrtape.progress import SPOOL, Progress, only_shipper
 from lrtape.spool import SpoolReader
 from lrtape.tape import Point
 from lrtape.tracking.sink import RefusedError, Sink
@@ -147,13 +147,11 @@ def main() -> None:
     from lrtape.tracking.mlflow_run import MlflowRun
     from lrtape.tracking.mlflow_sink import MlflowSink
 
-    reader = ship(folder, MlflowSink(settings["tracking_uri"], run_id), parent.lives)
-    if parent.lives(0) or Progress.load(folder).error:
-        return
-    run = MlflowRun(settings["tracking_uri"], run_id)
-    if run.is_running():
-        run.set_status(reader.end.status if reader.end else "KILLED")
-    shutil.rmtree(folder)
+    with only_shipper(folder):
+        reader = ship(folder, MlflowSink(settings["tracking_uri"], run_id), parent.lives)
+        if not parent.lives(0) and not Progress.load(folder).error:
+            MlflowRun(settings["tracking_uri"], run_id).settle(reader.end)
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

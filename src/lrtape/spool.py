@@ -13,6 +13,7 @@ stops at the first frame that is not whole and never guesses. No credential is e
 
 import enum
 import errno
+import fcntl
 import os
 import struct
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ class SpoolWriter:
     def __init__(self, path: Path, header: Header) -> None:
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # for as long as this process lives: others see that it does
         self.lost = 0
         self.error: OSError | None = None
         os.write(self._fd, MAGIC + _frame(Kind.HEADER, _encode(header)))

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lrtape.errors import ConfigError
-from lrtape.tracking.uri import has_password, resolve_tracking_uri
+from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
 
 INTERVALS = ("step", "epoch")
 DEVICES = ("auto", "cpu", "cuda")
@@ -113,13 +113,6 @@ def _check_schedule(cfg: DictConfig) -> None:
             "`optimizer.fused` must not be true with `trainer.precision=16`: a fused optimizer does not tell which of "
             "its steps were skipped for an overflow. Use `trainer.precision=bf16`, or `optimizer.fused=null`."
         )
-
-
-REFUSED_CREDENTIALS = (
-    "`tracking.uri` must not carry a password: Hydra writes the config to disk, and a command line is public. Put the "
-    "URI into the environment variable MLFLOW_TRACKING_URI, or the user and the password of a server into "
-    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-)
 
 
 def _require(name: str, value: Any, expected: str, accepts: Callable[[Any], bool]) -> None:

@@ -14,9 +14,9 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lrtape.app.config import REFUSED_CREDENTIALS, check, explain
+from lrtape.app.config import check, explain
 from lrtape.errors import ConfigError, LRTapeError, TrainingDivergedError
-from lrtape.tracking.uri import has_password
+from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 

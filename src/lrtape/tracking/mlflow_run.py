@@ -108,19 +108,23 @@ class MlflowRun:
         return cls(uri, run.info.run_id, end=mlflow.end_run)
 
     @classmethod
-    def existing(cls, run_id: str) -> Self:
-        """Join a run by its id, in the store that ``mlflow.set_tracking_uri()`` or the environment names.
+    def open(cls, tracking_uri: str | None, run_id: str) -> Self:
+        """Join a run by its id.
+
+        Args:
+            tracking_uri: absolute; ``None`` is what ``mlflow.set_tracking_uri()`` or the environment says.
+            run_id: of a run that exists.
 
         Raises:
             TrackingError: there is no such run, or the store cannot be reached.
         """
-        uri = resolve_tracking_uri(mlflow.get_tracking_uri())
+        uri = tracking_uri or resolve_tracking_uri(mlflow.get_tracking_uri())
         _refuse_unreachable(uri)
         try:
             return cls(uri, run_id)
         except MlflowException as error:
             raise TrackingError(
-                f"`run` must be the id of a run in {mask_credentials(uri)}, but is {run_id!r} instead: "
+                f"{run_id!r} must be the id of a run in {mask_credentials(uri)}, but is not: "
                 f"{mask_credentials(str(error))}"
             ) from error
 
@@ -144,13 +148,10 @@ class MlflowRun:
         """Upload `text` as the artifact `path`."""
         self._client.log_text(self.run_id, text, path)
 
-    def is_running(self) -> bool:
-        """Whether nobody has ended the run yet."""
-        return bool(RunStatus.from_string(self._client.get_run(self.run_id).info.status) == RunStatus.RUNNING)
-
-    def set_status(self, status: str) -> None:
-        """End the run, whoever started it. `status` is FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status)
+    def settle(self, end: End | None) -> None:
+        """Set the status that a tape's end tells, KILLED where it has none, unless somebody has set one already."""
+        if self._client.get_run(self.run_id).info.status == RunStatus.to_string(RunStatus.RUNNING):
+            self._client.set_terminated(self.run_id, end.status if end else "KILLED")
 
     def finish(self, status: str) -> None:
         """End the run if it was started here. A store that is gone is warned about: the training is over by then."""

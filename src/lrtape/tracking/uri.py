@@ -10,6 +10,15 @@ from lrtape.errors import ConfigError
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?://")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
+MASK = "***"
+"""Stands for credentials wherever a URI is shown or stored."""
+
+REFUSED_CREDENTIALS = (
+    "`tracking.uri` must not carry a password: Hydra writes the config to disk, and a command line is public. Put the "
+    "URI into the environment variable MLFLOW_TRACKING_URI, or the user and the password of a server into "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+)
+
 _HOW = "Use sqlite:///mlflow.db, the http(s):// address of an MLflow server, or a database URI that MLflow takes."
 
 
@@ -65,7 +74,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 def mask_credentials(text: str) -> str:
     """Replace what stands before the ``@`` of every URI in `text`: ``postgresql://***@host/db``."""
-    return _CREDENTIALS.sub("***", text)
+    return _CREDENTIALS.sub(MASK, text)
 
 
 def has_password(text: str) -> bool:

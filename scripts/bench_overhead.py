@@ -1,0 +1,154 @@
+"""What recording costs: ``python scripts/bench_overhead.py > benchmarks/overhead-$(date +%F).md`` (about two minutes).
+
+Three questions, each answered on a real SQLite store with a real shipper where one is involved:
+
+1. CPU time that recording adds to a step on the training thread, for 1, 4 and 50 param groups.
+2. Wall time of a loop of about 1 ms a step, recording on against off, in alternation; torch has one thread, so that one
+   core is left for the shipper.
+3. 10,000 steps x 4 groups: how long after the last step everything is in the store, and how the trainer's memory grows.
+"""
+
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from mlflow import MlflowClient
+
+from lrtape.keys import Keys
+from lrtape.recorder import Recorder
+from lrtape.session import attach
+from lrtape.spool import Header, SpoolWriter
+from lrtape.tracking.mlflow_run import MlflowRun
+
+STEP_S = 1e-3
+US = 1e6
+
+
+def optimizer_of(n_groups: int) -> torch.optim.Optimizer:
+    """An optimizer whose parameters have no gradients: its step is as cheap as a step can be."""
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": f"group{i}"} for i in range(n_groups)]
+    return torch.optim.SGD(groups, lr=0.1)
+
+
+def timed(clock: Callable[[], float], step: Callable[[], object], n_steps: int) -> float:
+    """Seconds a step, by `clock`."""
+    begin = clock()
+    for _ in range(n_steps):
+        step()
+    return (clock() - begin) / n_steps
+
+
+def added_cpu(n_groups: int, folder: Path, n_pairs: int = 300, n_steps: int = 200) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile of what recording adds, in us a step, over alternating blocks."""
+    bare, recorded = optimizer_of(n_groups), optimizer_of(n_groups)
+    recorder = Recorder(recorded, 0, Keys())
+    recorder.start(SpoolWriter(folder / f"spool{n_groups}", Header("run", "uri", 1, 1)))
+    for step in (bare.step, recorded.step):
+        timed(time.thread_time, step, 1000)
+    pairs = []
+    for index in range(n_pairs):
+        first, second = (bare, recorded) if index % 2 else (recorded, bare)
+        cost = {id(one): timed(time.thread_time, one.step, n_steps) for one in (first, second)}
+        pairs.append((cost[id(recorded)] - cost[id(bare)]) * US)
+    lower, median, upper = statistics.quantiles(pairs, n=4)
+    return lower, median, upper
+
+
+def millisecond_of_work() -> Callable[[], object]:
+    """Matrix products that take about `STEP_S` on one thread here."""
+    matrix = torch.randn(128, 128)
+    once = min(timed(time.perf_counter, lambda: matrix @ matrix, 200) for _ in range(5))
+    repeat = max(1, round(STEP_S / once))
+
+    def work() -> None:
+        for _ in range(repeat):
+            _ = matrix @ matrix
+
+    return work
+
+
+def loop_wall(uri: str, folder: Path, n_pairs: int = 5, n_steps: int = 4000) -> list[tuple[float, float]]:
+    """Seconds a step with recording off and on, pair by pair."""
+    work = millisecond_of_work()
+    pairs = []
+    for _ in range(n_pairs):
+        optimizer = optimizer_of(4)
+
+        def step(optimizer: torch.optim.Optimizer = optimizer) -> None:
+            work()
+            optimizer.step()
+
+        off = timed(time.perf_counter, step, n_steps)
+        with MlflowRun.create(uri) as run, attach(optimizer, run=run, folder=folder):
+            on = timed(time.perf_counter, step, n_steps)
+        pairs.append((off, on))
+    return pairs
+
+
+def rss_kib() -> int:
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def drain(uri: str, folder: Path, pause_s: float, n_steps: int = 10_000) -> tuple[float, int, int]:
+    """Seconds from the last step until everything is stored, rows stored, and KiB that the trainer grew by."""
+    optimizer = optimizer_of(4)
+    with MlflowRun.create(uri) as run:
+        session = attach(optimizer, run=run, folder=folder)
+        for _ in range(500):
+            optimizer.step()
+        before = rss_kib()
+        for _ in range(n_steps - 500):
+            optimizer.step()
+            time.sleep(pause_s)
+        grown = rss_kib() - before
+        begin = time.perf_counter()
+        session.close()
+        seconds = time.perf_counter() - begin
+    client = MlflowClient(tracking_uri=uri)
+    rows = sum(len(client.get_metric_history(run.run_id, f"lr/group{i}")) for i in range(4))
+    return seconds, rows, grown
+
+
+def main() -> None:
+    """Measure, and print the result as Markdown."""
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp())
+    uri = f"sqlite:///{folder}/mlflow.db"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("lrtape", "torch", "mlflow", "sqlalchemy", "msgspec"))
+    print(f"# What recording costs, {time.strftime('%Y-%m-%d')}\n")
+    print(f"`python scripts/bench_overhead.py` on {os.cpu_count()} cores, {platform.platform()}.")
+    print(f"Python {platform.python_version()}, {versions}.\n")
+
+    print("## CPU time added to a step, on the training thread\n")
+    print("| groups | lower quartile | median | upper quartile | target |\n|---|---|---|---|---|")
+    for n_groups in (1, 4, 50):
+        lower, median, upper = added_cpu(n_groups, folder)
+        print(
+            f"| {n_groups} | {lower:.2f} us | {median:.2f} us | {upper:.2f} us | {3 + 0.1 * n_groups:.1f} us |",
+            flush=True,
+        )
+
+    print("\n## Wall time of a loop of about 1 ms a step, 4 groups, recording on / off in alternation\n")
+    pairs = loop_wall(uri, folder / "spools")
+    ratios = [on / off for off, on in pairs]
+    print("| pair | off | on | on / off |\n|---|---|---|---|")
+    for index, (off, on) in enumerate(pairs):
+        print(f"| {index + 1} | {off * 1e3:.3f} ms | {on * 1e3:.3f} ms | {on / off:.3f} |")
+    print(f"\nMedian of on / off: **{statistics.median(ratios):.3f}** (target: at most 1.03).\n", flush=True)
+
+    print("## 10,000 steps x 4 groups\n")
+    print("| loop | all rows stored after the last step | rows | growth of the trainer's memory |\n|---|---|---|---|")
+    for name, pause_s in (("1 ms a step", STEP_S), ("nothing but steps", 0.0)):
+        seconds, rows, grown = drain(uri, folder / "spools", pause_s)
+        print(f"| {name} | {seconds:.1f} s | {rows} of 40000 | {grown} KiB |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import lrtape
+from lrtape.cli import main
+from lrtape.outbox import ShippedOutbox
+from lrtape.progress import SPOOL, only_shipper
+from lrtape.recover import recover
+from lrtape.spool import End, Header, SpoolWriter
+from lrtape.tape import Group, Groups, Record
+from lrtape.tracking.history import read_history
+from lrtape.tracking.mlflow_run import MlflowRun
+
+
+def leave_behind(folder: Path, run: MlflowRun, end: End | None, uri: str) -> SpoolWriter:
+    """The spool of a training of ten steps; its writer lives until it is closed."""
+    folder.mkdir(parents=True)
+    writer = SpoolWriter(folder / SPOOL, Header(run.run_id, uri, 1, 1))
+    writer.write(Groups(0, (Group("a", "lr/a"),)))
+    for step in range(10):
+        writer.write(Record(0, step, step, [0.1 / (step + 1)]))
+    if end is not None:
+        writer.write(end)
+    return writer
+
+
+@pytest.mark.parametrize(("end", "status"), [(None, "KILLED"), (End("FAILED"), "FAILED")])
+def test_what_is_left_behind_arrives_and_the_status_is_true(store: str, end: End | None, status: str) -> None:
+    """Every value is stored once, the run says how the training ended, and the spool is removed."""
+    run = MlflowRun.create(store)
+    folder = Path(".lrtape/x")
+    leave_behind(folder, run, end, store).close()
+    (result,) = recover(Path(".lrtape"))
+
+    assert (result.folder, result.points, result.problem) == (folder, 10, "")
+    assert list(read_history(run.run_id, store)["lr/a"].values) == [0.1 / (step + 1) for step in range(10)]
+    assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == status
+    assert list(Path(".lrtape").iterdir()) == []
+    assert list(recover(Path(".lrtape"))) == []
+
+
+def test_a_status_that_somebody_set_is_left_alone(store: str) -> None:
+    """Only a run that still says RUNNING is given a status."""
+    run = MlflowRun.create(store)
+    run.finish("FINISHED")
+    leave_behind(Path(".lrtape/x"), run, None, store).close()
+    list(recover(Path(".lrtape/x")))
+
+    assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_the_living_are_left_alone(store: str) -> None:
+    """A spool that is being written, or shipped by another process, is not touched."""
+    run = MlflowRun.create(store)
+    writer = leave_behind(Path(".lrtape/x"), run, None, store)
+    assert [result.problem for result in recover(Path(".lrtape"))] == ["its training still runs"]
+    writer.close()
+    with only_shipper(Path(".lrtape/x")):
+        assert [result.problem for result in recover(Path(".lrtape"))] == ["another process ships it now"]
+    assert [result.problem for result in recover(Path(".lrtape"))] == [""]
+
+
+def test_one_bad_spool_does_not_keep_the_others(store: str) -> None:
+    """A file that is no spool, and a run that is gone, are said; the rest is recovered."""
+    good, gone = MlflowRun.create(store), MlflowRun.create(store)
+    MlflowClient(tracking_uri=store).delete_run(gone.run_id)
+    leave_behind(Path(".lrtape/a"), gone, None, store).close()
+    Path(".lrtape/b").mkdir()
+    Path(".lrtape/b/spool").write_text("something else")
+    leave_behind(Path(".lrtape/c"), good, None, store).close()
+    problems = {result.folder.name: result.problem for result in recover(Path(".lrtape"))}
+
+    assert "must be in the 'active' state" in problems["a"]
+    assert "must begin with" in problems["b"]
+    assert problems["c"] == ""
+
+
+def test_a_store_that_needs_a_password_is_named_by_the_environment(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spool masks it, and so cannot say where the run is."""
+    run = MlflowRun.create(store)
+    leave_behind(Path(".lrtape/x"), run, None, "postgresql://***@db/mlflow").close()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+
+    assert [result.problem for result in recover(Path(".lrtape"))] == [""]
+
+
+def test_the_printed_command_rescues_a_training_whose_store_was_away(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store vanishes while training; the command that close() prints brings everything there, later."""
+    database = tmp_path / "mlflow.db"
+    run = MlflowRun.create(store)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    session = lrtape.attach(optimizer, run=run, close_timeout_s=0.0)
+    for _ in range(20):
+        optimizer.step()
+    shutil.move(database, tmp_path / "away")
+    database.mkdir()  # nothing can be opened there
+    with pytest.warns(UserWarning, match="lrtape recover") as warned:
+        session.close()
+    outbox = session._outbox
+    assert isinstance(outbox, ShippedOutbox)
+    outbox._shipper.kill()
+    outbox._shipper.wait()
+    database.rmdir()
+    shutil.move(tmp_path / "away", database)
+
+    command = str(warned[0].message).rpartition("run: ")[2].split()
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 0
+    assert "20 values stored, recovered" in capsys.readouterr().out
+    assert list(read_history(run.run_id, store)["lr/group_00"].steps) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["recover", "no/such/folder"], "there is no no/such/folder"),
+        (["recover", ".", "--tracking-uri", "http://me:s3cret@host"], "must not carry a password"),
+        (["rewind"], "invalid choice: 'rewind'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(arguments: list[str], said: str, tmp_path: Path) -> None:
+    """One message, exit code 2, and no password is repeated."""
+    out = subprocess.run(
+        [sys.executable, "-c", "from lrtape.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (out.returncode, "Traceback" in out.stderr, "s3cret" in out.stderr) == (2, False, False)
+    assert said in out.stderr
