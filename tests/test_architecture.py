@@ -12,9 +12,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
     ["errors", "tape", "keys"],
-    ["lines", "spool", "progress", "groups", "schedules"],
+    ["lines", "spool", "spool_folder", "groups", "schedules"],
     ["recorder", "tracking"],
     ["outbox", "shipper"],
+    ["companion"],
     ["session", "recover"],
     ["autolog"],
     ["app"],

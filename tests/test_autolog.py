@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 import lrtape
 from lrtape.errors import ConfigError
 from lrtape.tape import Tape
-from lrtape.tracking.history import read_history
+from lrtape.tracking.history import read_run
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def sgd(*names: str) -> torch.optim.SGD:
 def tapes(store: str) -> list[Tape]:
     """Of every run of the default experiment, the oldest first."""
     runs = MlflowClient(tracking_uri=store).search_runs(["0"], order_by=["attribute.start_time ASC"])
-    return [read_history(run.info.run_id, store) for run in runs]
+    return [read_run(run.info.run_id, store) for run in runs]
 
 
 def test_every_optimizer_goes_into_the_active_run(store: str) -> None:
@@ -45,7 +45,7 @@ def test_every_optimizer_goes_into_the_active_run(store: str) -> None:
     lrtape.autolog(disable=True)
     early.step()
 
-    tape = read_history(run.info.run_id, store)
+    tape = read_run(run.info.run_id, store)
     assert {key: list(series.values) for key, series in tape.items()} == {
         "lr/a": [0.5],
         "lr/adamw_1/group_00": [0.25, 0.25, 0.25],

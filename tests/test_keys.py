@@ -81,7 +81,7 @@ def test_the_index_is_the_last_resort() -> None:
 def test_numbered_keys_are_unique_and_legal(groups: list[tuple[str, str]]) -> None:
     """No two groups ever share a key, whatever their names are."""
     keys = Keys()
-    made = [keys.add(name, optimizer, on_duplicate="number").key for name, optimizer in groups]
+    made = [keys.reserve_numbered(name, optimizer).key for name, optimizer in groups]
 
     assert len(set(made)) == len(made)
     for key in made:
@@ -92,14 +92,14 @@ def test_later_optimizers_have_a_part_of_their_own() -> None:
     """The first optimizer has lr/<group>, a later one lr/<optimizer>/<group>."""
     keys = Keys()
 
-    assert keys.add("head").key == "lr/head"
-    assert keys.add("head", "adam_1").key == "lr/adam_1/head"
+    assert keys.reserve("head").key == "lr/head"
+    assert keys.reserve("head", "adam_1").key == "lr/adam_1/head"
 
 
 def test_a_duplicate_is_refused_by_name() -> None:
     """Two groups of one name are refused with the metric that they would share and the way out."""
     keys = Keys()
-    keys.add("head")
+    keys.reserve("head")
 
     with pytest.raises(ConfigError, match=re.escape("share the metric 'lr/head'") + ".*name"):
-        keys.add("head")
+        keys.reserve("head")

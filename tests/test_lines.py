@@ -1,7 +1,7 @@
 import pytest
 
 from lrtape.lines import LinePrinter, format_lr, format_lrs
-from lrtape.tape import Group, Groups, Record
+from lrtape.tape import Group, GroupLayout, Record
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_the_next_lr_stands_beside_the_used_one() -> None:
 def test_lines_are_printed_for_every_nth_step(capsys: pytest.CaptureFixture[str]) -> None:
     """Steps 0, n, 2n, ... are printed with every group, and a second optimizer is told apart."""
     printer = LinePrinter(2)
-    printer.write(Groups(0, (Group("a", "lr/a"), Group("b", "lr/b"))))
-    printer.write(Groups(1, (Group("a", "lr/adam_1/a"),)))
+    printer.write(GroupLayout(0, (Group("a", "lr/a"), Group("b", "lr/b"))))
+    printer.write(GroupLayout(1, (Group("a", "lr/adam_1/a"),)))
     for step in range(3):
         printer.write(Record(0, step, 0, [0.1, 1e-7]))
     printer.write(Record(1, 0, 0, [1.0]))

@@ -8,17 +8,17 @@ import torch
 from lrtape.errors import ConfigError
 from lrtape.keys import Keys
 from lrtape.recorder import AMBIGUOUS_LR, Recorder
-from lrtape.tape import Finding, Groups, Record
+from lrtape.tape import Finding, GroupLayout, Record
 
 
 class Memory:
     """Keeps what a recorder writes; can be told to fail."""
 
     def __init__(self) -> None:
-        self.frames: list[Groups | Record | Finding] = []
+        self.frames: list[GroupLayout | Record | Finding] = []
         self.fails = False
 
-    def write(self, frame: Groups | Record | Finding) -> bool:
+    def write(self, frame: GroupLayout | Record | Finding) -> bool:
         if not self.fails:
             self.frames.append(frame)
         return not self.fails
@@ -155,7 +155,7 @@ def test_a_group_added_later_starts_its_own_curve() -> None:
 
     assert [group.key for group in recorder.groups] == ["lr/a", "lr/b", "lr/a_2"]
     assert memory.lrs == [[1.0, 1.0], [1.0, 1.0, 0.5]]
-    assert [type(frame) for frame in memory.frames] == [Groups, Record, Groups, Record]
+    assert [type(frame) for frame in memory.frames] == [GroupLayout, Record, GroupLayout, Record]
 
 
 def test_a_group_that_goes_takes_no_name_with_it() -> None:
@@ -199,7 +199,7 @@ def test_records_wait_for_the_names_of_their_groups() -> None:
     memory.fails = False
     optimizer.step()
 
-    assert [type(frame) for frame in memory.frames] == [Groups, Record]
+    assert [type(frame) for frame in memory.frames] == [GroupLayout, Record]
     assert isinstance(memory.frames[1], Record)
     assert memory.frames[1].step == 1
 

@@ -9,29 +9,28 @@ from mlflow import MlflowClient
 
 import lrtape
 from lrtape.cli import main
-from lrtape.outbox import ShippedOutbox
-from lrtape.progress import SPOOL, only_shipper
 from lrtape.recover import recover
 from lrtape.spool import End, Header, SpoolWriter
-from lrtape.tape import Group, Groups, Record
-from lrtape.tracking.history import read_history
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Group, GroupLayout, Record, Status
+from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
 
 
-def leave_behind(folder: Path, run: MlflowRun, end: End | None, uri: str) -> SpoolWriter:
+def leave_behind(folder: Path, run: MlflowRun, end: Status | None, uri: str) -> SpoolWriter:
     """The spool of a training of ten steps; its writer lives until it is closed."""
     folder.mkdir(parents=True)
-    writer = SpoolWriter(folder / SPOOL, Header(run.run_id, uri, 1, 1))
-    writer.write(Groups(0, (Group("a", "lr/a"),)))
+    writer = SpoolWriter(SpoolFolder(folder).spool, Header(run.run_id, uri, 1))
+    writer.write(GroupLayout(0, (Group("a", "lr/a"),)))
     for step in range(10):
         writer.write(Record(0, step, step, [0.1 / (step + 1)]))
     if end is not None:
-        writer.write(end)
+        writer.write(End(end))
     return writer
 
 
-@pytest.mark.parametrize(("end", "status"), [(None, "KILLED"), (End("FAILED"), "FAILED")])
-def test_what_is_left_behind_arrives_and_the_status_is_true(store: str, end: End | None, status: str) -> None:
+@pytest.mark.parametrize(("end", "status"), [(None, "KILLED"), (Status.FAILED, "FAILED")])
+def test_what_is_left_behind_arrives_and_the_status_is_true(store: str, end: Status | None, status: str) -> None:
     """Every value is stored once, the run says how the training ended, and the spool is removed."""
     run = MlflowRun.create(store)
     folder = Path(".lrtape/x")
@@ -39,7 +38,7 @@ def test_what_is_left_behind_arrives_and_the_status_is_true(store: str, end: End
     (result,) = recover(Path(".lrtape"))
 
     assert (result.folder, result.points, result.problem) == (folder, 10, "")
-    assert list(read_history(run.run_id, store)["lr/a"].values) == [0.1 / (step + 1) for step in range(10)]
+    assert list(read_run(run.run_id, store)["lr/a"].values) == [0.1 / (step + 1) for step in range(10)]
     assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == status
     assert list(Path(".lrtape").iterdir()) == []
     assert list(recover(Path(".lrtape"))) == []
@@ -48,7 +47,7 @@ def test_what_is_left_behind_arrives_and_the_status_is_true(store: str, end: End
 def test_a_status_that_somebody_set_is_left_alone(store: str) -> None:
     """Only a run that still says RUNNING is given a status."""
     run = MlflowRun.create(store)
-    run.finish("FINISHED")
+    run.finish(Status.FINISHED)
     leave_behind(Path(".lrtape/x"), run, None, store).close()
     list(recover(Path(".lrtape/x")))
 
@@ -61,7 +60,7 @@ def test_the_living_are_left_alone(store: str) -> None:
     writer = leave_behind(Path(".lrtape/x"), run, None, store)
     assert [result.problem for result in recover(Path(".lrtape"))] == ["its training still runs"]
     writer.close()
-    with only_shipper(Path(".lrtape/x")):
+    with SpoolFolder(Path(".lrtape/x")).claim():
         assert [result.problem for result in recover(Path(".lrtape"))] == ["another process ships it now"]
     assert [result.problem for result in recover(Path(".lrtape"))] == [""]
 
@@ -104,10 +103,8 @@ def test_the_printed_command_rescues_a_training_whose_store_was_away(
     database.mkdir()  # nothing can be opened there
     with pytest.warns(UserWarning, match="lrtape recover") as warned:
         session.close()
-    outbox = session._outbox
-    assert isinstance(outbox, ShippedOutbox)
-    outbox._shipper.kill()
-    outbox._shipper.wait()
+    left = next((tmp_path / ".lrtape").iterdir())
+    subprocess.run(["pkill", "-9", "-f", str(left)], check=True)  # the shipper, which would go on trying
     database.rmdir()
     shutil.move(tmp_path / "away", database)
 
@@ -117,7 +114,7 @@ def test_the_printed_command_rescues_a_training_whose_store_was_away(
         main()
     assert exited.value.code == 0
     assert "20 values stored, recovered" in capsys.readouterr().out
-    assert list(read_history(run.run_id, store)["lr/group_00"].steps) == list(range(20))
+    assert list(read_run(run.run_id, store)["lr/group_00"].steps) == list(range(20))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from mlflow import MlflowClient
 
 import lrtape
 from lrtape.errors import ConfigError, TrackingError
-from lrtape.progress import SPOOL
-from lrtape.shipper import ship
-from lrtape.spool import read_tape
-from lrtape.tracking.history import read_history
+from lrtape.keys import Keys
+from lrtape.recorder import Recorder
+from lrtape.shipper import DeadWriter, ship
+from lrtape.spool import Header, SpoolWriter, read_spool
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 
 
-def sgd(*lrs: float, **names: Any) -> torch.optim.SGD:
+def sgd(*lrs: float) -> torch.optim.SGD:
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "name": f"g{i}"} for i, lr in enumerate(lrs)]
     return torch.optim.SGD(groups, lr=1.0)
 
@@ -44,11 +47,10 @@ def test_from_a_step_to_mlflow_through_real_processes(store: str, tmp_path: Path
     with lrtape.attach(optimizer) as session:
         used = train(optimizer, 700)
         session.log("train/loss", 0.5, step=699)
-        assert session.run is not None
         run_id = session.run.run_id
         assert (session.steps, session.last and session.last.lrs) == (700, used[-1])
 
-    tape = read_history(run_id, store)
+    tape = read_run(run_id, store)
     assert [list(tape[f"lr/g{i}"].values) for i in range(3)] == [list(column) for column in zip(*used, strict=True)]
     assert all(list(tape[f"lr/g{i}"].steps) == list(range(700)) for i in range(3))
     assert list(tape["train/loss"].values) == [0.5]
@@ -65,29 +67,25 @@ def test_any_sequence_comes_back_bit_for_bit(
     store: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, n_groups: int, n_steps: int
 ) -> None:
     """Any layout of groups and any lrs go recorder, spool, shipper, MLflow and back, and are equal."""
-    from lrtape.keys import Keys
-    from lrtape.recorder import Recorder
-    from lrtape.spool import Header, SpoolWriter
-
     rows = data.draw(st.lists(st.lists(LRS, min_size=n_groups, max_size=n_groups), min_size=n_steps, max_size=n_steps))
-    folder = tmp_path_factory.mktemp("spool")
+    folder = SpoolFolder(tmp_path_factory.mktemp("spool"))
     names = data.draw(st.lists(st.text(min_size=1, max_size=8), min_size=n_groups, max_size=n_groups, unique=True))
     optimizer = sgd(*[0.1] * n_groups)
     for group, name in zip(optimizer.param_groups, names, strict=True):
         group["name"] = name
-    recorder = Recorder(optimizer, 0, Keys(), on_duplicate="number")
+    recorder = Recorder(optimizer, 0, Keys(), numbered=True)
     run = MlflowRun.create(store)
-    writer = SpoolWriter(folder / SPOOL, Header(run.run_id, store, 1, 1))
+    writer = SpoolWriter(folder.spool, Header(run.run_id, store, 1))
     recorder.start(writer)
     for row in rows:
         for group, lr in zip(optimizer.param_groups, row, strict=True):
             group["lr"] = lr
         optimizer.step()
     writer.close()
-    ship(folder, MlflowSink(store, run.run_id), lambda _: False)
+    ship(folder, MlflowSink(store, run.run_id), DeadWriter())
 
-    back = read_history(run.run_id, store)
-    assert dict(back) == dict(read_tape(folder / SPOOL))
+    back = read_run(run.run_id, store)
+    assert dict(back) == dict(read_spool(folder.spool))
     columns = [[value.hex() for value in back[group.key].values] for group in recorder.groups]
     assert columns == [[lr.hex() for lr in column] for column in zip(*rows, strict=True)]
 
@@ -123,8 +121,7 @@ def test_several_optimizers_share_no_key(store: str) -> None:
             first.step()
             second.step()
             second.step()
-            assert session.run is not None
-        tape = read_history(session.run.run_id, store)
+        tape = read_run(session.run.run_id, store)
         assert set(tape) == expected
         assert sorted(len(series) for series in tape.values()) == [1, 2]
 
@@ -142,7 +139,6 @@ def test_an_exception_fails_the_run_and_keeps_the_tape(store: str) -> None:
 
     with pytest.raises(ValueError, match="mine"):
         fails()
-    assert session.run is not None
     run = MlflowClient(tracking_uri=store).get_run(session.run.run_id)
 
     assert run.info.status == "FAILED"
@@ -154,8 +150,8 @@ def test_an_exception_fails_the_run_and_keeps_the_tape(store: str) -> None:
     [
         ([], {}, "at least one optimizer"),
         ([torch.nn.Linear(1, 1)], {}, "torch optimizers, but was given Linear"),
-        ([sgd(0.1)], {"names": ["a", "b"]}, "`names` must name each of 1 optimizers"),
-        ([sgd(0.1), sgd(0.1)], {"names": ["a", "a"]}, "`names` must name each of 2 optimizers"),
+        ([sgd(0.1)], {"names": ["a", "b"]}, "one different, non-empty name for each of the 1 optimizers"),
+        ([sgd(0.1), sgd(0.1)], {"names": ["a", "a"]}, "one different, non-empty name for each of the 2 optimizers"),
         ([sgd(0.1)], {"print_every_n_steps": 0, "run": None}, "`print_every_n_steps` must be at least 1, but is 0"),
     ],
 )
@@ -196,7 +192,6 @@ def test_what_has_not_arrived_is_said_with_the_way_to_rescue_it(store: str, tmp_
     mlflow.set_tracking_uri(store)
     optimizer = sgd(0.1, 0.2)
     session = lrtape.attach(optimizer, run=MlflowRun.create(store).run_id)
-    assert session.run is not None
     MlflowClient(tracking_uri=store).delete_run(session.run.run_id)
     train(optimizer, 5)
     with pytest.warns(UserWarning, match="lrtape recover") as warned:
@@ -206,7 +201,7 @@ def test_what_has_not_arrived_is_said_with_the_way_to_rescue_it(store: str, tmp_
 
     assert text.startswith(f"lrtape: 10 of 10 recorded values have not arrived at {store}")
     assert text.endswith(f"lrtape recover {left}")
-    assert len(read_tape(left / SPOOL)["lr/g0"]) == 5
+    assert len(read_spool(left / "spool")["lr/g0"]) == 5
 
 
 def test_a_forked_child_records_nothing(store: str) -> None:
@@ -217,11 +212,11 @@ def test_a_forked_child_records_nothing(store: str) -> None:
         optimizer.step()
         if (child := os.fork()) == 0:
             optimizer.step()
+            session.close("FAILED")
             os._exit(0)
         os.waitpid(child, 0)
         optimizer.step()
-        assert session.run is not None
-    assert list(read_history(session.run.run_id, store)["lr/g0"].steps) == [0, 1]
+    assert list(read_run(session.run.run_id, store)["lr/g0"].steps) == [0, 1]
 
 
 SCRIPT = """
@@ -249,11 +244,9 @@ def test_a_session_that_nobody_closed(store: str, tmp_path: Path, ending: str, s
     script = SCRIPT.format(store=store, ending=ending)
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
     run_id = out.stdout.split()[0]
-    import time
-
     deadline = time.monotonic() + 60
     while any((tmp_path / ".lrtape").iterdir()) and time.monotonic() < deadline:
         time.sleep(0.1)  # the shipper outlives a trainer that was killed
 
-    assert len(read_history(run_id, store)["lr/group_00"]) == 50
+    assert len(read_run(run_id, store)["lr/group_00"]) == 50
     assert MlflowClient(tracking_uri=store).get_run(run_id).info.status == status

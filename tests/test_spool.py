@@ -1,5 +1,6 @@
 import os
 import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrtape.errors import SpoolError
-from lrtape.spool import MAGIC, End, Frame, Header, SpoolReader, SpoolWriter, read_tape
-from lrtape.tape import Finding, Group, Groups, Point, Record
+from lrtape.spool import MAGIC, End, Frame, Header, SpoolReader, SpoolWriter, read_spool
+from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status
 
-HEADER = Header("run", "sqlite:////store.db", 1, 2)
-GROUPS = Groups(0, (Group("a", "lr/a"), Group("b", "lr/b")))
+HEADER = Header("run", "sqlite:////store.db", 1)
+GROUPS = GroupLayout(0, (Group("a", "lr/a"), Group("b", "lr/b")))
 FRAMES: list[Frame] = [
     GROUPS,
     Record(0, 0, 10, [0.1, 1e-300]),
     Point("train/loss", 0, 11, float("inf")),
     Finding("some-code", "a sentence", "lr/a", 0),
     Record(0, 1, 12, [0.2, 5e-324]),
-    End("FINISHED"),
+    End(Status.FINISHED),
 ]
 
 
@@ -34,14 +35,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     with SpoolReader(write_spool(tmp_path / "spool", FRAMES)) as reader:
         assert reader.header == HEADER
         assert list(reader.frames()) == FRAMES
-        assert reader.end == End("FINISHED")
+        assert reader.end == Status.FINISHED
 
 
 @given(lrs=st.lists(st.floats(allow_nan=False), min_size=2, max_size=2), step=st.integers(0, 2**62))
 def test_an_lr_is_kept_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, lrs: list[float], step: int) -> None:
     """Any float survives the spool with its last bit, also -0.0, infinity and subnormals."""
     path = write_spool(tmp_path_factory.mktemp("spool") / "spool", [GROUPS, Record(0, step, 0, lrs)])
-    tape = read_tape(path)
+    tape = read_spool(path)
 
     assert [value.hex() for key in ("lr/a", "lr/b") for value in tape[key].values] == [lr.hex() for lr in lrs]
     assert list(tape["lr/a"].steps) == [step]
@@ -124,8 +125,6 @@ def test_a_full_disk_costs_frames_and_nothing_else(tmp_path: Path) -> None:
     writer = SpoolWriter(tmp_path / "spool", HEADER)
     assert writer.write(GROUPS)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (writer.size + 10, before[1]))
     try:

@@ -7,8 +7,9 @@ if TYPE_CHECKING:
     from lrtape.autolog import autolog
     from lrtape.errors import ConfigError, LRTapeError, SpoolError, TrackingError, TrainingDivergedError
     from lrtape.session import Session, attach, print_lrs
-    from lrtape.spool import read_tape
-    from lrtape.tape import Finding, Group, Point, Record, Series, Tape
+    from lrtape.spool import read_spool
+    from lrtape.tape import Finding, Group, Point, Record, Series, Status, Tape
+    from lrtape.tracking.history import read_run
 
 # Imported when first used: `import lrtape` loads none of torch, mlflow and hydra.
 _HOME = {
@@ -21,13 +22,15 @@ _HOME = {
     "Series": "tape",
     "Session": "session",
     "SpoolError": "errors",
+    "Status": "tape",
     "Tape": "tape",
     "TrackingError": "errors",
     "TrainingDivergedError": "errors",
     "attach": "session",
     "autolog": "autolog",
     "print_lrs": "session",
-    "read_tape": "spool",
+    "read_run": "tracking.history",
+    "read_spool": "spool",
 }
 
 __all__ = [
@@ -40,13 +43,15 @@ __all__ = [
     "Series",
     "Session",
     "SpoolError",
+    "Status",
     "Tape",
     "TrackingError",
     "TrainingDivergedError",
     "attach",
     "autolog",
     "print_lrs",
-    "read_tape",
+    "read_run",
+    "read_spool",
 ]
 
 

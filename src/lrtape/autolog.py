@@ -47,60 +47,62 @@ def autolog(
         _autolog = None
         return
     check_interval(print_every_n_steps)
-    if _autolog is not None:
+    if _autolog is not None and _autolog.is_on:
         return
 
     from lrtape.tracking.mlflow_run import active_run_id  # late: mlflow takes a second to import
 
-    def open_tape() -> Session:
-        return open_session([], ACTIVE_RUN, print_every_n_steps, folder, close_timeout_s)
+    def open_new() -> Session:
+        return open_session(ACTIVE_RUN, print_every_n_steps, folder, close_timeout_s)
 
-    _autolog = _Autolog(active_run_id, open_tape)
+    _autolog = _Autolog(active_run_id, open_new)
 
 
 class _Autolog:
-    """Watches every optimizer of the process. Lives in the training thread.
+    """Watches every optimizer of the process. Belongs to the training thread.
 
     Args:
         active_run_id: cheap, for it is called in every step.
-        open_tape: opens a session on the active run, or on a new one.
+        open_new: opens a session on the active run, or on a new one.
     """
 
-    def __init__(self, active_run_id: Callable[[], str | None], open_tape: Callable[[], Session]) -> None:
+    def __init__(self, active_run_id: Callable[[], str | None], open_new: Callable[[], Session]) -> None:
         self._active_run_id = active_run_id
-        self._open_tape = open_tape
-        self._tape: Session | None = None
+        self._open_new = open_new
+        self._session: Session | None = None
+        self._run_id: str | None = None
+        self._keys = Keys()
+        # By identity; a recorder holds its optimizer, so that no other one can have its id.
+        self._recorders: dict[int, Recorder] = {}
         self._hook = register_optimizer_step_pre_hook(self._before_step)
+        self.is_on = True
 
-    def _before_step(self, optimizer: Optimizer, *_: object) -> None:
+    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """Runs ahead of the optimizer's own pre-hooks, so that a recorder made here sees this very step."""
         try:
-            if self._tape is None or self._run_id != self._active_run_id():
-                self._begin_tape()
-            if id(optimizer) not in self._recorded:
-                self._record(optimizer)
+            if self._session is None or self._run_id != self._active_run_id():
+                self._session = self._begin_session()
+            if id(optimizer) not in self._recorders:
+                index = len(self._recorders)
+                recorder = Recorder(optimizer, index, self._keys, default_name(optimizer, index), numbered=True)
+                self._session.add(recorder)
+                self._recorders[id(optimizer)] = recorder
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self._hook.remove()
+            self.is_on = False
             warnings.warn(f"lrtape cannot record, and autolog is off: {error}", stacklevel=2)
 
-    def _begin_tape(self) -> None:
-        if self._tape is not None:
-            self._tape.stop()
-            # The old run is over; the next step shall not wait for the last rows of it.
-            threading.Thread(target=self._tape.close, name="lrtape-close").start()
-        self._tape = self._open_tape()
+    def _begin_session(self) -> Session:
+        if self._session is not None:
+            self._session.stop()
+            # Somebody has ended the old run; the next step shall not wait until the last rows of it are stored.
+            threading.Thread(target=self._session.close, name="lrtape-close").start()
+        self._keys, self._recorders = Keys(), {}
+        session = self._open_new()
         self._run_id = self._active_run_id()
-        self._keys = Keys()
-        self._recorded: set[int] = set()
-
-    def _record(self, optimizer: Optimizer) -> None:
-        if self._tape is not None:
-            index = len(self._recorded)
-            name = default_name(optimizer, index)
-            self._tape.add(Recorder(optimizer, index, self._keys, name, on_duplicate="number"))
-            self._recorded.add(id(optimizer))
+        return session
 
     def close(self) -> None:
         self._hook.remove()
-        if self._tape is not None:
-            self._tape.close()
+        if self._session is not None:
+            self._session.close()

@@ -1,7 +1,6 @@
 """The command ``lrtape``, where errors become messages and exit codes."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -35,8 +34,6 @@ def _train(arguments: list[str]) -> None:
     from lrtape.app.main import main as train  # late: hydra is not needed by the other commands
 
     sys.argv = ["lrtape train", *arguments]
-    # As for `python train.py`: the user's own models and data are found where the command is started.
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path takes texts
     train()
 
 

@@ -7,8 +7,9 @@ unique, legal for MLflow, and never change during a run, whatever is added later
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 from lrtape.errors import ConfigError
 from lrtape.tape import Group
@@ -20,6 +21,7 @@ _ILLEGAL = re.compile(r"[^\w.\-:/ ]")
 _HASH_CHARACTERS = 8
 
 
+@lru_cache(maxsize=1024)
 def legal_key(text: str) -> str:
     """Write `text` as a key that MLflow takes: its alphabet, no empty or dotted path component, not too long.
 
@@ -74,34 +76,74 @@ def _common_module(paths: Sequence[str]) -> str:
 
 
 class Keys:
-    """Hands out the metric keys of one session. Called when groups appear, never per step; not thread-safe."""
+    """The metric keys of one session: no two are equal. Used when groups appear, never per step; not thread-safe."""
 
     def __init__(self) -> None:
-        self._used: set[str] = set()
+        self._reserved: set[str] = set()
 
-    def add(self, name: str, optimizer: str = "", on_duplicate: Literal["refuse", "number"] = "refuse") -> Group:
+    def reserve(self, name: str, optimizer_name: str = "") -> Group:
         """Reserve the key of the group called `name`.
 
         Args:
             name: the group's name.
-            optimizer: name of its optimizer; empty for the first optimizer of the session.
-            on_duplicate: what to do when the key is taken. ``"number"`` appends ``_2``, ``_3``, ... to the name, for
-                where there is nobody to ask.
+            optimizer_name: the optimizer's part of the key; empty for none.
 
         Raises:
-            ConfigError: the key is taken and duplicates are refused.
+            ConfigError: the key is taken.
         """
-        prefix = f"lr/{optimizer}/" if optimizer else "lr/"
-        key = legal_key(prefix + name)
-        if key in self._used and on_duplicate == "refuse":
+        group = Group(name, _key(name, optimizer_name))
+        if group.key in self._reserved:
             raise ConfigError(
-                f"the names of param groups must differ, but two of them share the metric {key!r} instead. "
+                f"the names of param groups must differ, but two of them share the metric {group.key!r} instead. "
                 "Give each group a name of its own: {'params': ..., 'name': 'head'}."
             )
-        unique, count = name, 1
-        while key in self._used:
+        self._reserved.add(group.key)
+        return group
+
+    def reserve_numbered(self, name: str, optimizer_name: str = "") -> Group:
+        """Like `reserve`, for where there is nobody to ask: ``_2``, ``_3``, ... is appended to a name that is taken."""
+        group = Group(name, _key(name, optimizer_name))
+        count = 1
+        while group.key in self._reserved:
             count += 1
-            unique = f"{name}_{count}"
-            key = legal_key(prefix + unique)
-        self._used.add(key)
-        return Group(unique, key)
+            numbered = f"{name}_{count}"
+            group = Group(numbered, _key(numbered, optimizer_name))
+        self._reserved.add(group.key)
+        return group
+
+
+def _key(name: str, optimizer_name: str) -> str:
+    return legal_key(f"lr/{optimizer_name}/{name}" if optimizer_name else f"lr/{name}")
+
+
+class GroupNames:
+    """The names that the param groups of one optimizer keep through a run.
+
+    A group is known again by its dictionary. ``load_state_dict`` makes new dictionaries: there, a group is known again
+    by its index and its parameters. Any other group is new and gets a name of its own.
+
+    Args:
+        param_paths: see `group_names`.
+    """
+
+    def __init__(self, param_paths: Mapping[int, str] | None = None) -> None:
+        self._param_paths = param_paths
+        self._known: list[tuple[Mapping[str, Any], Group]] = []
+
+    def assign(self, param_groups: Sequence[Mapping[str, Any]], reserve: Callable[[str], Group]) -> tuple[Group, ...]:
+        """Name every group of ``optimizer.param_groups``; `reserve` is called with the name of each new one."""
+        before = self._known
+        gone = {index for index, (seen, _) in enumerate(before) if not any(seen is group for group in param_groups)}
+        self._known = []
+        for index, (param_group, name) in enumerate(
+            zip(param_groups, group_names(param_groups, self._param_paths), strict=True)
+        ):
+            found = next((group for seen, group in before if seen is param_group), None)
+            if found is None and index in gone and _same_parameters(before[index][0], param_group):
+                found = before[index][1]
+            self._known.append((param_group, found or reserve(name)))
+        return tuple(group for _, group in self._known)
+
+
+def _same_parameters(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return [id(param) for param in one["params"]] == [id(param) for param in other["params"]]

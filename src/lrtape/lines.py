@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lrtape.tape import Finding, Groups, Record
+from lrtape.tape import GroupLayout, Record
 
 
 def format_lr(lr: float) -> str:
@@ -25,7 +25,7 @@ def format_lrs(names: Sequence[str], lrs: Sequence[float], next_lrs: Sequence[fl
 
 
 class LinePrinter:
-    """Prints the lr of every group of every n-th step; a writer for a recorder.
+    """Prints the lr of every group of every n-th step.
 
     Args:
         every_n_steps: 1 prints each step; the first step, 0, is always printed.
@@ -35,10 +35,9 @@ class LinePrinter:
         self._every_n_steps = every_n_steps
         self._names: dict[int, list[str]] = {}
 
-    def write(self, frame: Groups | Record | Finding) -> bool:
+    def write(self, frame: object) -> None:
         """Print the frame if it is due. Called by the training thread, within ``optimizer.step()``."""
-        if isinstance(frame, Groups):
-            self._names[frame.optimizer] = [group.key.removeprefix("lr/") for group in frame.groups]
+        if isinstance(frame, GroupLayout):
+            self._names[frame.optimizer_index] = [group.key.removeprefix("lr/") for group in frame.groups]
         elif isinstance(frame, Record) and frame.step % self._every_n_steps == 0:
-            print(f"step {frame.step}  {format_lrs(self._names[frame.optimizer], frame.lrs)}", flush=True)  # noqa: T201
-        return True
+            print(f"step {frame.step}  {format_lrs(self._names[frame.optimizer_index], frame.lrs)}", flush=True)  # noqa: T201

@@ -1,14 +1,13 @@
 """Ships what a training left behind whose shipper could not: ``lrtape recover``."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lrtape.errors import LRTapeError
-from lrtape.progress import SPOOL, Progress, is_recording, only_shipper
-from lrtape.shipper import ship
+from lrtape.shipper import DeadWriter, ship
 from lrtape.spool import SpoolReader
+from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.uri import MASK, resolve_tracking_uri
 
 GIVE_UP_S = 10.0
@@ -16,7 +15,7 @@ GIVE_UP_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class Recovery:
     """What became of one spool.
 
     Attributes:
@@ -27,36 +26,35 @@ class Recovered:
 
     folder: Path
     points: int
-    problem: str
+    problem: str = ""
 
 
-def recover(folder: Path, tracking_uri: str | None = None) -> Iterator[Recovered]:
-    """Ship every spool in `folder` whose training is over, set the true status of its run, and remove the spool.
+def recover(root: Path, tracking_uri: str | None = None) -> Iterator[Recovery]:
+    """Ship every spool in `root` whose training is over, set the true status of its run, and remove the spool.
 
     A spool whose training still runs, or that another process ships now, is left alone.
 
     Args:
-        folder: ``.lrtape``, or the folder of one spool in it.
-        tracking_uri: where the runs are; by default where the spool says. A store that needs a password is given by
-            ``$MLFLOW_TRACKING_URI``, for no spool holds one.
+        root: ``.lrtape``, or the folder of one spool in it.
+        tracking_uri: where the runs are; by default where the spool says, and where that hides a password,
+            ``$MLFLOW_TRACKING_URI``.
 
     Yields:
         One result for each spool, when it is done.
     """
-    folders = [folder] if (folder / SPOOL).exists() else sorted(path.parent for path in folder.glob(f"*/{SPOOL}"))
-    for one in folders:
+    for folder in SpoolFolder.find(root):
         try:
-            yield _recover(one, tracking_uri)
+            yield _recover(folder, tracking_uri)
         except BlockingIOError:
-            yield Recovered(one, Progress.load(one).points, "another process ships it now")
+            yield Recovery(folder.path, folder.load_progress().points, "another process ships it now")
         except (LRTapeError, OSError) as error:
-            yield Recovered(one, Progress.load(one).points, str(error))
+            yield Recovery(folder.path, folder.load_progress().points, str(error))
 
 
-def _recover(folder: Path, tracking_uri: str | None) -> Recovered:
-    if is_recording(folder):
-        return Recovered(folder, Progress.load(folder).points, "its training still runs")
-    with SpoolReader(folder / SPOOL) as reader:
+def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
+    if folder.is_recording():
+        return Recovery(folder.path, folder.load_progress().points, "its training still runs")
+    with SpoolReader(folder.spool) as reader:
         header = reader.header
     uri = resolve_tracking_uri(tracking_uri or (None if MASK in header.tracking_uri else header.tracking_uri))
 
@@ -64,12 +62,10 @@ def _recover(folder: Path, tracking_uri: str | None) -> Recovered:
     from lrtape.tracking.mlflow_run import MlflowRun
     from lrtape.tracking.mlflow_sink import MlflowSink
 
-    with only_shipper(folder):
-        run = MlflowRun.open(uri, header.run_id)
-        reader = ship(folder, MlflowSink(uri, header.run_id), writer_lives=lambda _: False, give_up_s=GIVE_UP_S)
-        progress = Progress.load(folder)
-        if progress.error:
-            return Recovered(folder, progress.points, progress.error)
-        run.settle(reader.end)
-        shutil.rmtree(folder)
-        return Recovered(folder, progress.points, "")
+    with folder.claim():
+        run = MlflowRun.join(header.run_id, uri)
+        shipped = ship(folder, MlflowSink(uri, header.run_id), DeadWriter(), GIVE_UP_S)
+        if not shipped.error:
+            run.settle(shipped.end)
+            folder.remove()
+        return Recovery(folder.path, shipped.points, shipped.error)

@@ -1,6 +1,7 @@
 """Schedules that torch has no class for, and horizons that follow the length of the run."""
 
 import re
+from functools import wraps
 from typing import Any
 
 from torch.optim import Optimizer
@@ -60,6 +61,7 @@ class Constant:
         """There is no state."""
 
 
+@wraps(OneCycleLR, assigned=(), updated=())  # torch's signature, for errors that name the arguments
 def one_cycle_lr(optimizer: Optimizer, max_lr: float | list[float] | None = None, **arguments: Any) -> OneCycleLR:
     """`torch.optim.lr_scheduler.OneCycleLR`, where ``max_lr=None`` means each group's own lr.
 

@@ -1,8 +1,8 @@
 """`attach` and `print_lrs`: the library put together, for one training loop."""
 
 import atexit
+import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 
 from lrtape.errors import ConfigError
 from lrtape.keys import Keys, group_names, legal_key
-from lrtape.lines import LinePrinter, format_lrs
-from lrtape.outbox import NoOutbox, Outbox, ShippedOutbox
-from lrtape.recorder import FrameWriter, Recorder
-from lrtape.spool import End
-from lrtape.tape import Finding, Group, Groups, Point, Record
+from lrtape.lines import format_lrs
+from lrtape.outbox import NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
+from lrtape.recorder import Recorder
+from lrtape.tape import Finding, Group, Point, Record, Status, now_ms
+from lrtape.tracking.no_run import NoRun
 
 if TYPE_CHECKING:
-    from lrtape.tracking.mlflow_run import MlflowRun
+    from lrtape.tracking.mlflow_run import ActiveRun, MlflowRun
 
 ACTIVE_RUN = "active"
 FOLDER = ".lrtape"
@@ -34,35 +34,25 @@ class Session:
     A context manager. Belongs to the training thread; nothing in it waits for a disk, a network or a device before
     `close`. A session that nobody closes is closed at the exit of the process.
 
-    Attributes:
-        run: the MLflow run, or ``None``.
+    Args:
+        outbox: takes what is recorded.
+        run: where it goes; ended by `close`, if it was started for this session.
+        close_timeout_s: how long `close` waits.
     """
 
-    def __init__(
-        self,
-        recorders: Sequence[Recorder],
-        outbox: Outbox,
-        writer: FrameWriter,
-        run: "MlflowRun | None" = None,
-        owns_run: bool = False,
-        close_timeout_s: float = CLOSE_TIMEOUT_S,
-    ) -> None:
+    def __init__(self, outbox: Outbox, run: "MlflowRun | NoRun", close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         self.run = run
-        self._recorders: list[Recorder] = []
         self._outbox = outbox
-        self._writer = writer
-        self._owns_run = owns_run
         self._close_timeout_s = close_timeout_s
-        self._legal_keys: dict[str, str] = {}
-        self._status: str | None = None
+        self._recorders: list[Recorder] = []
+        self._status: Status | None = None
         self._closed = False
-        for recorder in recorders:
-            self.add(recorder)
+        self._pid = os.getpid()
         atexit.register(self._close_at_exit)
 
     def add(self, recorder: Recorder) -> None:
-        """Let one more recorder write into this session."""
-        recorder.start(self._writer)
+        """Let one more recorder write into this session, and start it."""
+        recorder.start(self._outbox)
         self._recorders.append(recorder)
 
     def log(self, key: str, value: float, step: int) -> None:
@@ -73,10 +63,7 @@ class Session:
             value: a number; NaN and infinity are kept too.
             step: index of the optimizer step that the value belongs to, from 0.
         """
-        legal = self._legal_keys.get(key)
-        if legal is None:
-            legal = self._legal_keys[key] = legal_key(key)
-        self._outbox.write(Point(legal, step, time.time_ns() // 1_000_000, float(value)))
+        self._outbox.write(Point(legal_key(key), step, now_ms(), float(value)))
 
     @property
     def steps(self) -> int:
@@ -98,19 +85,19 @@ class Session:
         """What a person should know about what was recorded."""
         return [finding for recorder in self._recorders for finding in recorder.findings]
 
-    def stop(self, status: str = "FINISHED") -> None:
+    def stop(self, status: str = Status.FINISHED) -> None:
         """Stop recording, without waiting for anything; idempotent. `close` is still to be called.
 
         Args:
-            status: FINISHED, FAILED or KILLED; given to the run if this session started it.
+            status: FINISHED, FAILED or KILLED; given to the run if it was started for this session.
         """
         if self._status is None:
-            self._status = status
+            self._status = Status(status)
             for recorder in self._recorders:
                 recorder.close()
-            self._outbox.end(End(status))
+            self._outbox.end(self._status)
 
-    def close(self, status: str = "FINISHED") -> None:
+    def close(self, status: str = Status.FINISHED) -> None:
         """Stop recording, and wait until everything is stored; idempotent.
 
         Warns, and never raises, about what is still missing after ``close_timeout_s`` and how to rescue it.
@@ -118,7 +105,7 @@ class Session:
         Args:
             status: see `stop`.
         """
-        if self._closed:
+        if self._closed or os.getpid() != self._pid:  # A forked child must not end what is its parent's.
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
@@ -126,11 +113,11 @@ class Session:
         missing = self._outbox.wait(self._close_timeout_s)
         if missing:
             warnings.warn(f"lrtape: {missing}", stacklevel=2)
-        if self.run is not None and self._owns_run:
-            self.run.finish(self._status or status)
+        self.run.finish(self._status or Status(status))
 
     def _close_at_exit(self) -> None:
-        self.close("FAILED" if hasattr(sys, "last_value") else "FINISHED")
+        # At a prompt the last error may be long past, and says nothing about the training.
+        self.close(Status.FINISHED if hasattr(sys, "ps1") else Status.after(getattr(sys, "last_type", None)))
 
     def __enter__(self) -> Self:
         return self
@@ -138,26 +125,14 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(End.after(kind).status)
-
-
-class _Both:
-    """Writes to an outbox and prints."""
-
-    def __init__(self, outbox: Outbox, printer: LinePrinter) -> None:
-        self._outbox = outbox
-        self._printer = printer
-
-    def write(self, frame: Groups | Record | Finding) -> bool:
-        self._printer.write(frame)
-        return self._outbox.write(frame)
+        self.close(Status.after(kind))
 
 
 def attach(
     *optimizers: Optimizer,
     names: Sequence[str] | None = None,
     model: Module | None = None,
-    run: "MlflowRun | str | None" = ACTIVE_RUN,
+    run: "MlflowRun | NoRun | ActiveRun | str | None" = ACTIVE_RUN,
     print_every_n_steps: int | None = None,
     folder: str | Path = FOLDER,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
@@ -174,8 +149,8 @@ def attach(
         names: one for each optimizer; its metric keys are then ``lr/<name>/<group>``. Without names the first
             optimizer has ``lr/<group>``, and any later one ``lr/<class>_<index>/<group>``.
         model: names the param groups, where they have no names of their own, after the modules they belong to.
-        run: ``"active"`` for the active MLflow run of this process, or a new one that ends with the session; the id of
-            a run; or ``None``: nothing is kept and MLflow is not needed, for printing.
+        run: ``"active"`` for the active MLflow run of this process, or a new one that ends with the session; a run, or
+            its id, that somebody else ends; or ``None``: nothing is kept and MLflow is not needed, for printing.
         print_every_n_steps: print a line with every group's lr every so many steps, the first step included.
         folder: where the spool lives until the tracking store has everything.
         close_timeout_s: how long `Session.close` waits for the tracking store.
@@ -193,35 +168,50 @@ def attach(
                 "lrtape.attach(optimizer, model=model)."
             )
     if names is not None and (len(names) != len(optimizers) or len(set(names)) != len(names) or not all(names)):
-        raise ConfigError(f"`names` must name each of {len(optimizers)} optimizers once, but is {list(names)} instead.")
+        raise ConfigError(
+            f"`names` must hold one different, non-empty name for each of the {len(optimizers)} optimizers, but is "
+            f"{list(names)} instead."
+        )
     keys = Keys()
     param_paths = _param_paths(model)
     recorders = [
         Recorder(optimizer, index, keys, names[index] if names else default_name(optimizer, index), param_paths)
         for index, optimizer in enumerate(optimizers)
     ]
-    return open_session(recorders, run, print_every_n_steps, folder, close_timeout_s)
+    session = open_session(run, print_every_n_steps, folder, close_timeout_s)
+    for recorder in recorders:
+        session.add(recorder)
+    return session
 
 
 def open_session(
-    recorders: Sequence[Recorder],
-    run: "MlflowRun | str | None",
+    run: "MlflowRun | NoRun | ActiveRun | str | None",
     print_every_n_steps: int | None,
     folder: str | Path,
     close_timeout_s: float,
 ) -> Session:
-    """Put a session together and start it. The arguments are those of `attach`; raises what `attach` raises."""
+    """A session that records nothing yet. The arguments are those of `attach`; raises what `attach` raises."""
     check_interval(print_every_n_steps)
-    if run is None:
-        return Session(recorders, NoOutbox(), _printing(NoOutbox(), print_every_n_steps))
+    joined = _join(run)
+    outbox: Outbox = NoOutbox()
+    if not isinstance(joined, NoRun):
+        outbox = SpoolOutbox(Path(folder), joined.run_id, joined.tracking_uri)
+    if print_every_n_steps is not None:
+        outbox = PrintingOutbox(outbox, print_every_n_steps)
+    return Session(outbox, joined, close_timeout_s)
+
+
+def _join(run: "MlflowRun | NoRun | ActiveRun | str | None") -> "MlflowRun | NoRun":
+    if run is None or isinstance(run, NoRun):
+        return NoRun()
 
     from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
 
-    owns_run = not isinstance(run, MlflowRun)
-    if not isinstance(run, MlflowRun):
-        run = MlflowRun.active() if run == ACTIVE_RUN else MlflowRun.open(None, run)
-    outbox = ShippedOutbox(Path(folder), run.run_id, run.tracking_uri)
-    return Session(recorders, outbox, _printing(outbox, print_every_n_steps), run, owns_run, close_timeout_s)
+    if isinstance(run, MlflowRun):
+        return MlflowRun.join(run.run_id, run.tracking_uri)
+    if run == ACTIVE_RUN:
+        return MlflowRun.active_or_new()
+    return MlflowRun.join(run if isinstance(run, str) else run.info.run_id)
 
 
 def print_lrs(optimizer: Optimizer, model: Module | None = None) -> None:
@@ -252,7 +242,3 @@ def check_interval(print_every_n_steps: int | None) -> None:
     """
     if print_every_n_steps is not None and print_every_n_steps < 1:
         raise ConfigError(f"`print_every_n_steps` must be at least 1, but is {print_every_n_steps} instead.")
-
-
-def _printing(outbox: Outbox, print_every_n_steps: int | None) -> FrameWriter:
-    return outbox if print_every_n_steps is None else _Both(outbox, LinePrinter(print_every_n_steps))

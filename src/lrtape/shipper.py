@@ -1,26 +1,17 @@
-"""The shipper: reads a spool while it grows and sends its points to a sink, outside the training process.
-
-`ship` does the work. ``python -m lrtape.shipper FOLDER`` runs it as the companion process of an `Outbox`.
-The spool itself says when to stop: its last frame is an `End`, or its writer is dead.
-"""
+"""`ship`: reads a spool while it grows, and sends its points to a sink. Runs outside the training process."""
 
 import dataclasses
-import json
 import logging
-import os
 import random
-import select
-import shutil
-import signal
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from lrtape.errors import TrackingError
-from lrtape.progress import SPOOL, Progress, only_shipper
 from lrtape.spool import SpoolReader
-from lrtape.tape import Point
+from lrtape.spool_folder import Progress, SpoolFolder
+from lrtape.tape import Point, Status
 from lrtape.tracking.sink import RefusedError, Sink
 from lrtape.tracking.uri import mask_credentials
 
@@ -30,63 +21,87 @@ POLL_S = 0.5
 RETRY_FIRST_S = 0.5
 RETRY_CAP_S = 30.0
 GIVE_UP_S = 600.0
-"""How long to go on trying after the training has ended; the spool stays for ``lrtape recover``."""
+"""How long to go on trying after the training process has ended; the spool stays for ``lrtape recover``."""
 
-_log = logging.getLogger("lrtape.shipper")
+_log = logging.getLogger(__name__)
 
 
-def ship(folder: Path, sink: Sink, writer_lives: Callable[[float], bool], give_up_s: float = GIVE_UP_S) -> SpoolReader:
-    """Send every point of the spool in `folder`, in order, until the spool has ended and all of it is stored.
+class Writer(Protocol):
+    """The process that writes a spool, as its shipper sees it."""
 
-    Starts behind what `Progress` says is stored already. Stops early when the sink refuses, or when it has failed for
-    `give_up_s` after the writer was gone; `Progress` then tells why.
+    def is_alive(self, wait_s: float) -> bool:
+        """Wait for `wait_s` seconds, less if the writer dies meanwhile, and say whether it is alive."""
+
+
+class DeadWriter:
+    """A writer that is known to be dead."""
+
+    def is_alive(self, wait_s: float) -> bool:  # noqa: ARG002
+        """See `Writer.is_alive`."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What `ship` has done.
+
+    Attributes:
+        points: how many points of the spool are stored, those of earlier shippers included.
+        end: how the training ended; ``None`` if it died without a word.
+        error: why the rest is not stored; empty if all of it is.
+    """
+
+    points: int
+    end: Status | None
+    error: str = ""
+
+
+def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIVE_UP_S) -> Shipped:
+    """Send every point of a spool, in order, until the spool has ended and all of it is stored.
+
+    Starts behind what the folder's `Progress` says is stored already, and keeps it up to date. The spool itself says
+    when to stop: its last frame is an ``End``, or its writer is dead. Stops early when the sink refuses, or when it has
+    failed for `give_up_s` after the writer's death.
 
     Args:
-        folder: holds the spool and the progress.
+        folder: holds the spool.
         sink: takes about `BATCH_POINTS` points at a time, more only where a single step has more groups than that.
-        writer_lives: waits for so many seconds, less if the writer dies meanwhile, and says whether it lives.
+        writer: of the spool.
         give_up_s: seconds.
-
-    Returns:
-        The reader, behind the last frame that was sent; its `end` is ``None`` if the writer died without a word.
 
     Raises:
         SpoolError: there is no readable spool in `folder`.
     """
-    progress = Progress.load(folder)
-    lives = True
-    with SpoolReader(folder / SPOOL) as reader:
+    progress = folder.load_progress()
+    alive = True
+    with SpoolReader(folder.spool) as reader:
         reader.skip_to(progress.offset)
         while True:
             batch = reader.batch(BATCH_POINTS)
             if batch.points:
                 try:
-                    _send(batch.points, sink, writer_lives, give_up_s, folder, progress)
+                    _send(batch.points, sink, writer, give_up_s, folder, progress)
                 except TrackingError as error:
                     refused = isinstance(error, RefusedError)
-                    dataclasses.replace(progress, error=str(error), refused=refused).save(folder)
-                    return reader
+                    folder.save_progress(dataclasses.replace(progress, error=str(error), refused=refused))
+                    return Shipped(progress.points, reader.end, str(error))
             if batch.offset > progress.offset:
                 progress = Progress(batch.offset, progress.points + len(batch.points))
-                progress.save(folder)
-            if not batch.points and (reader.end is not None or not lives):
-                return reader
-            if len(batch.points) < BATCH_POINTS and reader.end is None and lives:
-                lives = writer_lives(POLL_S)
+                folder.save_progress(progress)
+            if not batch.points and (reader.end is not None or not alive):
+                return Shipped(progress.points, reader.end)
+            if len(batch.points) < BATCH_POINTS and reader.end is None and alive:
+                alive = writer.is_alive(POLL_S)
 
 
 def _send(
-    points: list[Point],
-    sink: Sink,
-    writer_lives: Callable[[float], bool],
-    give_up_s: float,
-    folder: Path,
-    progress: Progress,
+    points: Sequence[Point], sink: Sink, writer: Writer, give_up_s: float, folder: SpoolFolder, progress: Progress
 ) -> None:
-    """Send until it works, with growing pauses.
+    """Send until it works, with growing pauses; the folder's progress tells what is wrong meanwhile.
 
     Raises:
-        TrackingError: the sink refuses, or patience is over.
+        RefusedError: the sink refuses.
+        TrackingError: patience is over.
     """
     pause_s = RETRY_FIRST_S
     give_up_at: float | None = None
@@ -98,61 +113,14 @@ def _send(
         except Exception as error:
             text = mask_credentials(f"{type(error).__name__}: {error}")
             _log.warning("cannot send %d points, trying again: %s", len(points), text)
-            dataclasses.replace(progress, error=text).save(folder)
-            if give_up_at is None and not writer_lives(0):
+            folder.save_progress(dataclasses.replace(progress, error=text))
+            if give_up_at is None and not writer.is_alive(0):
                 give_up_at = time.monotonic() + give_up_s
             if give_up_at is not None and time.monotonic() > give_up_at:
                 raise TrackingError(text) from error
             jittered_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets
-            if not writer_lives(jittered_s):
+            if not writer.is_alive(jittered_s):
                 time.sleep(jittered_s)
             pause_s = min(2 * pause_s, RETRY_CAP_S)
         else:
             return
-
-
-class _Parent:
-    """The process that started this one: exactly by a pidfd where there is one, else by the pipe it holds open."""
-
-    def __init__(self, pid: int) -> None:
-        self._poll = select.poll()
-        self._gone = False
-        try:
-            self._poll.register(os.pidfd_open(pid), select.POLLIN)
-        except ProcessLookupError:
-            self._gone = True
-        except (AttributeError, OSError):
-            self._poll.register(sys.stdin.fileno(), select.POLLHUP)
-        if os.getppid() != pid:
-            self._gone = True  # It died before, and the number may belong to another process by now.
-
-    def lives(self, wait_s: float) -> bool:
-        """Wait for `wait_s`, less if the parent dies meanwhile, and say whether it lives."""
-        self._gone = self._gone or bool(self._poll.poll(wait_s * 1000))
-        return not self._gone
-
-
-def main() -> None:
-    """The companion process: ship, and if the trainer died, end its run and clear up."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    folder = Path(sys.argv[1])
-    settings = json.loads(sys.stdin.readline())
-    parent = _Parent(settings["writer_pid"])
-    with SpoolReader(folder / SPOOL) as reader:
-        run_id = reader.header.run_id
-
-    # Late, and only in this process: mlflow takes seconds to import.
-    from lrtape.tracking.mlflow_run import MlflowRun
-    from lrtape.tracking.mlflow_sink import MlflowSink
-
-    with only_shipper(folder):
-        reader = ship(folder, MlflowSink(settings["tracking_uri"], run_id), parent.lives)
-        if not parent.lives(0) and not Progress.load(folder).error:
-            MlflowRun(settings["tracking_uri"], run_id).settle(reader.end)
-            shutil.rmtree(folder)
-
-
-if __name__ == "__main__":
-    main()

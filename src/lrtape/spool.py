@@ -19,13 +19,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
 
 from lrtape.errors import SpoolError
-from lrtape.tape import Finding, Groups, Point, Record, Tape
+from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
 
 MAGIC = b"LRTAPE\x00\x01"
 """Six letters, a zero, and the version of the format."""
@@ -40,7 +40,7 @@ class Kind(enum.IntEnum):
     """What a frame holds; the payload is the MessagePack of the noun of that name, fields in order."""
 
     HEADER = 0
-    GROUPS = 1
+    GROUP_LAYOUT = 1
     RECORD = 2
     POINT = 3
     FINDING = 4
@@ -49,44 +49,31 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first frame: whose tape this is.
+    """The first frame: where all the others belong.
 
     Attributes:
-        run_id: the MLflow run that the tape belongs to.
-        tracking_uri: where that run lives, credentials masked.
-        pid: the process that records.
-        created_ms: Unix time in milliseconds.
+        run_id: of an MLflow run.
+        tracking_uri: where that run is, credentials masked.
+        created_ms: when the recording began, in Unix milliseconds.
     """
 
     run_id: str
     tracking_uri: str
-    pid: int
     created_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last frame of a tape that was closed. A spool without one belongs to a living process, or to a killed one.
+    """The last frame of a recording that was ended. Without one the recording goes on, or its process was killed."""
 
-    Attributes:
-        status: ``FINISHED``, ``FAILED`` or ``KILLED``, as MLflow calls them.
-    """
-
-    status: str
-
-    @classmethod
-    def after(cls, error: type[BaseException] | None) -> Self:
-        """The end that an exception of this type means: KILLED for Ctrl-C, FINISHED for none."""
-        if error is None:
-            return cls("FINISHED")
-        return cls("KILLED" if issubclass(error, KeyboardInterrupt) else "FAILED")
+    status: Status
 
 
-Frame = Header | Groups | Record | Point | Finding | End
+Frame = Header | GroupLayout | Record | Point | Finding | End
 
 _KIND_OF: dict[type, Kind] = {
     Header: Kind.HEADER,
-    Groups: Kind.GROUPS,
+    GroupLayout: Kind.GROUP_LAYOUT,
     Record: Kind.RECORD,
     Point: Kind.POINT,
     Finding: Kind.FINDING,
@@ -132,11 +119,8 @@ class SpoolWriter:
         return self._path.stat().st_size
 
     def write(self, frame: Frame) -> bool:
-        """Append one frame and say whether it is in the file. Most of its cost is the system call."""
-        kind = _KIND_OF[type(frame)]
-        payload = _encode(frame)
-        # _frame(), written out: this runs in every step.
-        data = _pack_prefix(len(payload), crc32(payload, _CRC_OF_KIND[kind]), kind) + payload
+        """Append one frame and say whether it is in the file. Most of its cost is one system call."""
+        data = _frame(_KIND_OF[type(frame)], _encode(frame))
         try:
             written = os.write(self._fd, data)
             if written == len(data):
@@ -145,9 +129,8 @@ class SpoolWriter:
             os.ftruncate(self._fd, self.size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            if self._fd >= 0:
-                self.lost += 1
-                self.error = error
+            self.lost += 1
+            self.error = error
             return False
 
     def close(self) -> None:
@@ -181,7 +164,7 @@ class SpoolReader:
         self._position = 0
         self._keys: dict[int, list[str]] = {}
         self.offset = len(MAGIC)
-        self.end: End | None = None
+        self.end: Status | None = None
         magic = self._file.read(len(MAGIC))
         if magic != MAGIC:
             self.close()
@@ -201,10 +184,10 @@ class SpoolReader:
         Stops, without an error, at a frame that is torn or whose checksum is wrong.
         """
         while (frame := self._next()) is not None:
-            if isinstance(frame, Groups):
-                self._keys[frame.optimizer] = [group.key for group in frame.groups]
+            if isinstance(frame, GroupLayout):
+                self._keys[frame.optimizer_index] = [group.key for group in frame.groups]
             elif isinstance(frame, End):
-                self.end = frame
+                self.end = frame.status
             yield frame
         # A torn frame may yet be cut off and written again: read its bytes anew next time.
         self._buffer, self._position = b"", 0
@@ -239,14 +222,17 @@ class SpoolReader:
     def points_of(self, frame: Frame) -> list[Point]:
         """The rows that a frame means for a tracking store; none for a frame that is not about values."""
         if isinstance(frame, Record):
-            keys = self._keys[frame.optimizer]
+            keys = self._keys[frame.optimizer_index]
             return [Point(key, frame.step, frame.time_ms, lr) for key, lr in zip(keys, frame.lrs, strict=True)]
         return [frame] if isinstance(frame, Point) else []
 
     def skip_to(self, offset: int) -> None:
         """Read up to `offset`, for the names of the groups, without returning any points."""
-        if offset > self.offset:
-            next((None for _ in self.frames() if self.offset >= offset), None)
+        if offset <= self.offset:
+            return
+        for _ in self.frames():
+            if self.offset >= offset:
+                break
 
     def batch(self, max_points: int) -> Batch:
         """Read on until at least `max_points` points are together, or nothing more is there."""
@@ -268,7 +254,7 @@ class SpoolReader:
         self.close()
 
 
-def read_tape(path: Path) -> Tape:
+def read_spool(path: Path) -> Tape:
     """Read a whole spool as a `Tape`.
 
     Raises:

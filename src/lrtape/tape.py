@@ -10,20 +10,42 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from enum import StrEnum
+from time import time_ns
+from typing import NamedTuple, Self
+
+
+def now_ms() -> int:
+    """The time, in Unix milliseconds."""
+    return time_ns() // 1_000_000
+
+
+class Status(StrEnum):
+    """How a training ended, in MLflow's words."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+    @classmethod
+    def after(cls, error: type[BaseException] | None) -> Self:
+        """What an exception of this type means: KILLED for Ctrl-C, FINISHED for none."""
+        if error is None:
+            return cls("FINISHED")
+        return cls("KILLED" if issubclass(error, KeyboardInterrupt) else "FAILED")
 
 
 class Record(NamedTuple):
     """What one optimizer step used. A named tuple, not a dataclass: it is built in every step, four times faster.
 
     Attributes:
-        optimizer: index of the optimizer in its session, from 0.
+        optimizer_index: of the optimizer in its session, from 0.
         step: index of the step of this optimizer, from 0.
         time_ms: Unix time in milliseconds when the step had run.
-        lrs: one lr for each param group, in the order of the last ``Groups`` of this optimizer.
+        lrs: one lr for each param group, in the order of the last `GroupLayout` of this optimizer.
     """
 
-    optimizer: int
+    optimizer_index: int
     step: int
     time_ms: int
     lrs: list[float]
@@ -47,10 +69,10 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
-    """The param groups of one optimizer from now on; comes before the first ``Record`` that has their lrs."""
+class GroupLayout:
+    """The param groups of one optimizer from now on; comes before the first `Record` that has their lrs."""
 
-    optimizer: int
+    optimizer_index: int
     groups: tuple[Group, ...]
 
 
@@ -94,13 +116,13 @@ class Tape(Mapping[str, Series]):
     """
 
     def __init__(self, points: Iterable[Point] = ()) -> None:
-        rows: dict[str, list[tuple[int, int, float]]] = {}
+        by_key: dict[str, list[tuple[int, int, float]]] = {}
         for key, step, time_ms, value in points:
-            rows.setdefault(key, []).append((step, time_ms, value))
+            by_key.setdefault(key, []).append((step, time_ms, value))
         self._series: dict[str, Series] = {}
-        for key, columns in rows.items():
-            columns.sort(key=lambda row: row[:2])
-            steps, times_ms, values = zip(*columns, strict=True)
+        for key, rows in by_key.items():
+            rows.sort(key=lambda row: row[:2])
+            steps, times_ms, values = zip(*rows, strict=True)
             self._series[key] = Series(array("q", steps), array("q", times_ms), array("d", values))
 
     def __getitem__(self, key: str) -> Series:

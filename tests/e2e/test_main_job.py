@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 from sklearn.datasets import load_digits
 
-from lrtape.tracking.history import read_history
+from lrtape.tracking.history import read_run
 
 TRAIN_PY = Path(__file__).parents[2] / "train.py"
 LRTAPE = Path(sys.executable).with_name("lrtape")
@@ -49,7 +49,7 @@ def test_the_main_job_records_every_lr_of_every_group(command: str, tmp_path: Pa
     experiment = client.get_experiment_by_name("lrtape")
     assert experiment is not None
     (finished,) = client.search_runs([experiment.experiment_id])
-    tape = read_history(finished.info.run_id, uri)
+    tape = read_run(finished.info.run_id, uri)
 
     assert seconds < 60
     assert f"mlflow ui --backend-store-uri {uri}" in out.stdout

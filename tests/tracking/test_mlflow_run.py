@@ -7,8 +7,8 @@ import pytest
 from mlflow import MlflowClient
 
 from lrtape.errors import ConfigError, TrackingError
-from lrtape.tape import Point
-from lrtape.tracking.history import read_history
+from lrtape.tape import Point, Status
+from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.sink import RefusedError
@@ -50,8 +50,8 @@ def test_the_active_run_is_joined_and_left_running(store: str) -> None:
     """A run that somebody else started is not ended here."""
     mlflow.set_tracking_uri(store)
     with mlflow.start_run() as active:
-        joined = MlflowRun.active()
-        joined.finish("FAILED")
+        joined = MlflowRun.active_or_new()
+        joined.finish(Status.FAILED)
         assert joined.run_id == active.info.run_id
         assert status(joined) == "RUNNING"
 
@@ -59,11 +59,11 @@ def test_the_active_run_is_joined_and_left_running(store: str) -> None:
 def test_a_run_is_started_when_none_is_active(store: str) -> None:
     """Then it is the active one, so that what the user logs goes there too, and it is ended here."""
     mlflow.set_tracking_uri(store)
-    run = MlflowRun.active()
+    run = MlflowRun.active_or_new()
     active = mlflow.active_run()
     assert active is not None
     assert active.info.run_id == run.run_id
-    run.finish("FINISHED")
+    run.finish(Status.FINISHED)
 
     assert mlflow.active_run() is None
     assert status(run) == "FINISHED"
@@ -86,9 +86,8 @@ def test_a_server_that_is_not_there_is_said_within_seconds() -> None:
 
 def test_an_unknown_run_is_refused(store: str) -> None:
     """The id and the store are named."""
-    mlflow.set_tracking_uri(store)
-    with pytest.raises(TrackingError, match=r"must be the id of a run .* but is 'nonsense'"):
-        MlflowRun.existing("nonsense")
+    with pytest.raises(TrackingError, match="nonsense"):
+        MlflowRun.join("nonsense", store)
 
 
 def _create(uri: str) -> str:
@@ -113,7 +112,7 @@ def test_points_arrive_and_arrive_once(store: str) -> None:
     sink = MlflowSink(store, run.run_id)
     sink.send(points)
     sink.send(points)
-    back = read_history(run.run_id, store)
+    back = read_run(run.run_id, store)
 
     assert [repr(point) for point in back.points() if point.key == "lr/a"] == [repr(point) for point in points[:2500]]
     assert list(map(repr, back["train/loss"].values)) == ["nan", "inf", "-inf", "1.0"]

@@ -2,19 +2,24 @@
 
 import inspect
 import re
+import warnings
 from typing import Any, Protocol
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import default_collate
 
 from lrtape.app.config import SCHEDULER_KEYS
 from lrtape.app.data import Data
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.schedules import resolve_shares
+
+_LENGTHS = {"step_size", "T_max", "T_0", "total_steps", "total_iters"}
+"""Arguments that torch does not check, and that fail only after the first epochs."""
 
 
 class Scheduler(Protocol):
@@ -41,14 +46,16 @@ def build_data(cfg: DictConfig) -> Data:
         )
     if len(data.train) == 0:  # type: ignore[arg-type]  # torch's Dataset does not say that it is sized
         raise ConfigError(f"the training data must not be empty, but {cfg.data._target_} gives 0 samples.")
+    if data.val is not None and len(data.val) == 0:  # type: ignore[arg-type]
+        raise ConfigError(f"the validation data must not be empty, but {cfg.data._target_} gives 0 samples. Use None.")
     return data
 
 
 def build_model(cfg: DictConfig, data: Data) -> nn.Module:
-    """Build the ``model`` group, and try it on one sample.
+    """Build the ``model`` group, and try it on a batch.
 
     Raises:
-        ConfigError: it cannot be built, is not a module, or does not fit the data.
+        ConfigError: it cannot be built, is not a module, does not fit the data, or the data are not pairs of tensors.
     """
     model = _build("model", cfg.model)
     if not isinstance(model, nn.Module):
@@ -56,18 +63,33 @@ def build_model(cfg: DictConfig, data: Data) -> nn.Module:
             f"`model._target_` must build a torch.nn.Module, but {cfg.model._target_} builds "
             f"{type(model).__name__} instead."
         )
-    inputs, targets = (torch.as_tensor(part).unsqueeze(0) for part in data.train[0])
+    inputs, targets = _first_batch(cfg, data)
     was_training = model.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # What torch only warns about is a loss between shapes that do not belong together.
+            warnings.filterwarnings("error", message="Using a target size")
             data.loss(model.eval()(inputs), targets)
     except Exception as error:
         raise ConfigError(
-            f"the model {cfg.model._target_} must take the samples of {cfg.data._target_}, but fails on one (input "
-            f"{tuple(inputs.shape)}, target {tuple(targets.shape)}, batch of 1): {error}. Change `model.*` or `data`."
+            f"the model {cfg.model._target_} must take a batch of {cfg.data._target_}, but fails on one of input "
+            f"{tuple(inputs.shape)} and target {tuple(targets.shape)}: {error}. Change `model.*` or `data`."
         ) from error
     model.train(was_training)
     return model
+
+
+def _first_batch(cfg: DictConfig, data: Data) -> tuple[Tensor, Tensor]:
+    """The first samples, in order, so that the shuffling of the training is not touched."""
+    n_samples = min(cfg.trainer.batch_size, len(data.train))  # type: ignore[arg-type]  # it is sized
+    try:
+        inputs, targets = default_collate([data.train[index] for index in range(n_samples)])
+        return inputs.detach(), targets.detach()
+    except Exception as error:
+        raise ConfigError(
+            f"`data` must give (input, target) pairs of tensors, but {cfg.data._target_} fails on its first "
+            f"{n_samples}: {type(error).__name__}: {error}."
+        ) from error
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
@@ -90,8 +112,17 @@ def build_scheduler(cfg: DictConfig, optimizer: Optimizer) -> Scheduler:
     """Build the ``scheduler`` group; shares of the run must be resolved already, see `resolve_horizons`.
 
     Raises:
-        ConfigError: it cannot be built.
+        ConfigError: it cannot be built, or a length in it is none.
     """
+    for name in cfg.scheduler.keys() & _LENGTHS:
+        length = cfg.scheduler[name]
+        if name == "total_steps" and length is None:
+            continue  # OneCycleLR then takes epochs * steps_per_epoch.
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise ConfigError(
+                f"`scheduler.{name}` must be a whole number >= 1, or a share of the run as 30%, but is {length!r} "
+                "instead."
+            )
     arguments = {key: value for key, value in cfg.scheduler.items() if key not in SCHEDULER_KEYS}
     scheduler: Scheduler = _build("scheduler", OmegaConf.create(arguments), optimizer)
     return scheduler
@@ -99,10 +130,9 @@ def build_scheduler(cfg: DictConfig, optimizer: Optimizer) -> Scheduler:
 
 def resolve_horizons(cfg: DictConfig, n_epochs: int, n_steps: int) -> DictConfig:
     """A copy of the config without interpolations, in which ``30%`` of a run is a number of epochs or steps."""
-    resolved = OmegaConf.to_container(cfg, resolve=True)
+    resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     length = n_steps if cfg.scheduler.get("interval") == "step" else n_epochs
-    resolved["scheduler"] = resolve_shares(resolved["scheduler"], length)  # type: ignore[index, call-overload]
-    return OmegaConf.create(resolved)  # type: ignore[return-value]
+    return OmegaConf.create({**resolved, "scheduler": resolve_shares(resolved["scheduler"], length)})
 
 
 def _build(group: str, node: DictConfig, *args: Any, **kwargs: Any) -> Any:
@@ -123,7 +153,8 @@ def _build(group: str, node: DictConfig, *args: Any, **kwargs: Any) -> Any:
 def _why(group: str, target: str, cause: BaseException) -> str:
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
     if unexpected:
-        return f"`{group}.{unexpected[1]}` is not an argument of {target}. Valid: {', '.join(_arguments(target))}."
+        valid = ", ".join(_arguments(target)) or "none"
+        return f"`{group}.{unexpected[1]}` is not an argument of {target}. Valid: {valid}."
     if isinstance(cause, ImportError):
         return f"`{group}._target_` must be something to import, but {target!r} is not: {cause}"
     return f"`{group}` cannot be built from {target}: {type(cause).__name__}: {cause}"

@@ -68,13 +68,14 @@ def check(cfg: DictConfig) -> Settings:
     schema = OmegaConf.structured(Settings)
     try:
         plain = _plain(cfg)
-        given = {field.name: plain[field.name] for field in dataclasses.fields(Settings)}
+        given = {field.name: plain[field.name] for field in dataclasses.fields(Settings) if field.name in plain}
         settings: Settings = OmegaConf.to_object(OmegaConf.merge(schema, given))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
+    _require("seed", settings.seed, "in [0, 2**32)", lambda value: 0 <= value < 2**32)
     _check_trainer(settings.trainer)
     _check_tracking(settings.tracking)
-    _check_schedule(cfg)
+    _check_optimization(cfg, settings.trainer.precision)
     return settings
 
 
@@ -101,14 +102,23 @@ def _check_tracking(tracking: TrackingSettings) -> None:
         tracking.uri = resolve_tracking_uri(tracking.uri)
 
 
-def _check_schedule(cfg: DictConfig) -> None:
-    _require("optimizer.lr", cfg.optimizer.get("lr"), "a number >= 0", _is_number(lambda value: value >= 0))
+def _check_optimization(cfg: DictConfig, precision: str) -> None:
+    for group in ("data", "model", "optimizer", "scheduler", "param_groups"):
+        if not isinstance(cfg.get(group), DictConfig):
+            raise ConfigError(f"`{group}` must be chosen, but is {cfg.get(group)!r} instead.")
+    if cfg.optimizer.get("lr") is None:
+        raise ConfigError("`optimizer.lr` must be a number >= 0, but is null instead.")
+    for name in ("optimizer.lr", "optimizer.momentum", "optimizer.weight_decay", "scheduler.eta_min"):
+        _require(name, OmegaConf.select(cfg, name), "a number >= 0", _is_number(lambda value: value >= 0))
     _require("scheduler.gamma", cfg.scheduler.get("gamma"), "a number > 0", _is_number(lambda value: value > 0))
+    max_lr = cfg.scheduler.get("max_lr")
+    for peak in max_lr if OmegaConf.is_list(max_lr) else [max_lr]:
+        _require("scheduler.max_lr", peak, "a number > 0", _is_number(lambda value: value > 0))
     interval = cfg.scheduler.get("interval", "epoch")
     _require("scheduler.interval", interval, f"one of {', '.join(INTERVALS)}", INTERVALS.__contains__)
     if cfg.scheduler.get("monitor") is not None and interval != "epoch":
         raise ConfigError("`scheduler.interval` must be epoch where `scheduler.monitor` is set, but is step instead.")
-    if cfg.trainer.precision == "16" and cfg.optimizer.get("fused"):
+    if precision == "16" and cfg.optimizer.get("fused"):
         raise ConfigError(
             "`optimizer.fused` must not be true with `trainer.precision=16`: a fused optimizer does not tell which of "
             "its steps were skipped for an overflow. Use `trainer.precision=bf16`, or `optimizer.fused=null`."

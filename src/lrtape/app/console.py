@@ -15,7 +15,7 @@ class Console:
     """Prints the learning rates of every group. A context manager: leaving it closes the progress bar.
 
     Lines go to stdout: ``epoch 3/20  step 68  all 0.003 (next 0.0003)  train/loss 0.1234``. The lr is what that step
-    used; the next one is what the scheduler has set for the step after it.
+    used; the next one is what the scheduler has set for the step after it, if there is one.
 
     Args:
         settings: how often to print.
@@ -29,6 +29,7 @@ class Console:
         self._every_n_steps = settings.print_every_n_steps
         self._names = names
         self._n_epochs = n_epochs
+        self._n_steps = n_steps
         show = sys.stderr.isatty() if settings.progress_bar is None else settings.progress_bar
         self._bar = tqdm(total=n_steps, unit="step", disable=not show, dynamic_ncols=True)
 
@@ -53,7 +54,7 @@ class Console:
     ) -> None:
         width = len(str(self._n_epochs))
         values = [f"{name} {value:.4g}" for name, value in metrics.items()]
-        lr = format_lrs(self._names, lrs, next_lrs)
+        lr = format_lrs(self._names, lrs, next_lrs if step + 1 < self._n_steps else None)
         line = "  ".join([f"epoch {epoch + 1:{width}}/{self._n_epochs}", f"step {step}", lr, *values])
         self._bar.write(line, file=sys.stdout)
 

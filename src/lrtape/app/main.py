@@ -41,7 +41,10 @@ def main() -> None:
     A user's mistake becomes one message on stderr and exit code 2, a training that diverged 1, Ctrl-C 130. With
     ``HYDRA_FULL_ERROR=1`` every error comes with its traceback.
     """
+    # As for `python -m`: the user's own models and data are found where the command is started.
+    sys.path.insert(0, str(Path.cwd()))
     if os.environ.get(FULL_ERROR) == "1":
+        _refuse_passwords(sys.argv[1:])
         _run()
         return
     # Hydra would print some errors itself, with advice that leads astray here: let it raise them to us.
@@ -54,6 +57,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("lrtape: interrupted; everything that was recorded is stored or in the spool.", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_INTERRUPTED)
+    finally:
+        os.environ.pop(FULL_ERROR, None)
 
 
 def _refuse_passwords(arguments: Sequence[str]) -> None:

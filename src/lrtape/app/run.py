@@ -2,38 +2,16 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lrtape.app.config import TrackingSettings
+from lrtape.tracking.no_run import NoRun
 from lrtape.tracking.uri import mask_credentials
 
 if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import MlflowRun
-
-
-class NoRun:
-    """Stands for an MLflow run where nothing is tracked."""
-
-    run_id = ""
-
-    def log_text(self, text: str, path: str) -> None:
-        """Keep nothing."""
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep nothing."""
-
-    def how_to_look(self) -> str:
-        """There is nothing to look at."""
-        return "Nothing was tracked: tracking=off."
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End nothing."""
 
 
 def open_run(settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[str]) -> "MlflowRun | NoRun":

@@ -12,8 +12,10 @@ from lrtape.app.build import build_data, build_model, build_optimizer, build_sch
 from lrtape.app.checkpoint import Checkpoints
 from lrtape.app.config import Settings
 from lrtape.app.console import Console
-from lrtape.app.run import NoRun, open_run
-from lrtape.app.trainer import Length, Trainer, resolve_device
+from lrtape.app.run import open_run
+from lrtape.app.trainer import TRAIN_LOSS, VAL_LOSS, Length, Trainer, resolve_device
+from lrtape.keys import Keys
+from lrtape.recorder import Recorder
 from lrtape.session import attach
 from lrtape.tracking.uri import mask_credentials
 
@@ -48,23 +50,24 @@ def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequ
     interval, monitor = cfg.scheduler.get("interval", "epoch"), cfg.scheduler.get("monitor")
     trainer = Trainer(model, data, optimizer, scheduler, interval, monitor, settings.trainer, device, settings.seed)
 
-    attach(optimizer, run=None).close()  # refuses groups of one name, before there is a run
+    # Refuses groups of one name, before there is a run.
+    names = [group.name for group in Recorder(optimizer, 0, Keys()).groups]
     with open_run(settings.tracking, cfg, overrides) as run:
         run.log_text(mask_credentials(OmegaConf.to_yaml(cfg)), "config/resolved.yaml")
         checkpoints = Checkpoints(output_dir / "checkpoints", run.run_id, model, optimizer, scheduler, trainer.scaler)
         with (
             attach(
                 optimizer,
-                run=None if isinstance(run, NoRun) else run,
+                run=run,
                 folder=settings.tracking.folder,
                 close_timeout_s=settings.tracking.close_timeout_s,
             ) as session,
-            Console(settings.trainer, [group.name for group in session.groups], *length) as console,
+            Console(settings.trainer, names, length.epochs, length.steps) as console,
         ):
             metrics = trainer.fit(session, console, checkpoints)
         run.log_artifact(checkpoints.last, "checkpoints")
     print(run.how_to_look())  # noqa: T201 - the end of a command
-    return metrics.get("val/loss", metrics["train/loss"])
+    return metrics.get(VAL_LOSS, metrics[TRAIN_LOSS])
 
 
 def _seed_everything(seed: int) -> None:

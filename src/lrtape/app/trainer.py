@@ -1,7 +1,8 @@
 """The reference trainer: one plain loop, in which every optimizer step is recorded."""
 
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -20,6 +21,10 @@ from lrtape.errors import ConfigError, TrainingDivergedError
 from lrtape.session import Session
 
 Batch = tuple[Tensor, Tensor]
+
+TRAIN_LOSS = "train/loss"
+VAL_LOSS = "val/loss"
+VAL_ACC = "val/acc"
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -98,8 +103,12 @@ class Trainer:
         self.scaler = GradScaler(device.type, enabled=settings.precision == "16")
         self._train_batches = self._batches(data.train, torch.Generator().manual_seed(seed))
         self._val_batches = self._batches(data.val) if data.val is not None else None
-        if monitor is not None and monitor not in (metrics := self._metric_names()):
-            raise ConfigError(f"`scheduler.monitor` must be one of {', '.join(metrics)}, but is {monitor!r} instead.")
+        self._check_monitor()
+        self._check_end_of_schedule()
+        self.steps = 0
+        self._used_lrs = self._lrs()
+        # GradScaler skips a step whose gradients overflow: then the optimizer, and this hook, are not called.
+        optimizer.register_step_post_hook(self._count_step)
 
     def fit(self, session: Session, console: Console, checkpoints: Checkpoints) -> dict[str, float]:
         """Train, and return the metrics of the last epoch.
@@ -112,21 +121,24 @@ class Trainer:
         lowest = math.inf
         metrics: dict[str, float] = {}
         for epoch in range(self.length.epochs):
-            metrics = {"train/loss": self._train_epoch(epoch, session, console)}
+            before = self.steps
+            metrics = {TRAIN_LOSS: self._train_epoch(epoch, session, console)}
+            stepped = self.steps > before  # not, where every step of the epoch overflowed
             if self._val_batches is not None and self._is_due(epoch):
                 metrics |= self._validate(self._val_batches)
-                for name in metrics.keys() - {"train/loss"}:
-                    session.log(name, metrics[name], session.steps - 1)
-            lrs = session.last.lrs if session.last else self._next_lrs()
-            if self.interval == "epoch" and session.steps:
-                self.scheduler.step(*([metrics[self.monitor]] if self.monitor in metrics else []))
-            console.epoch(epoch, session.steps - 1, lrs, self._next_lrs(), metrics)
+                if stepped:
+                    for name in metrics.keys() - {TRAIN_LOSS}:
+                        session.log(name, metrics[name], self.steps - 1)
+            if self.interval == "epoch" and stepped:
+                self._step_scheduler(metrics)
+            console.epoch(epoch, self.steps - 1, self._used_lrs, self._lrs(), metrics)
 
-            checkpoints.save(checkpoints.last, epoch + 1, session.steps)
-            loss = metrics.get("val/loss", metrics["train/loss"])
+            checkpoints.save(checkpoints.last, epoch + 1, self.steps)
+            # Where an epoch does not validate, its train/loss is no match for the val/loss of the others.
+            loss = metrics.get(VAL_LOSS if self._val_batches is not None else TRAIN_LOSS, math.inf)
             if loss < lowest:
                 lowest = loss
-                checkpoints.save(checkpoints.best, epoch + 1, session.steps)
+                checkpoints.save(checkpoints.best, epoch + 1, self.steps)
         return metrics
 
     def _train_epoch(self, epoch: int, session: Session, console: Console) -> float:
@@ -134,24 +146,25 @@ class Trainer:
         self.model.train()
         losses = []
         for window in self._windows():
-            if session.steps == self.length.steps:
+            if self.steps == self.length.steps:
                 break
-            before = session.steps
+            step = self.steps
+            self._used_lrs = self._lrs()
             loss = self._step(window)
             losses.append(loss)
-            # With GradScaler a step whose gradients overflow is no step: it has no lr, and moves no schedule.
-            stepped = session.steps > before
+            # A step that was skipped has no lr, and moves no schedule.
+            stepped = self.steps > step
             if stepped or not math.isfinite(loss):
-                session.log("train/loss", loss, before)
+                session.log(TRAIN_LOSS, loss, step)
             if not math.isfinite(loss) and self.settings.stop_on_nonfinite:
                 raise TrainingDivergedError(
-                    f"the loss of step {before} is {loss}, and `trainer.stop_on_nonfinite` is set. "
-                    f"The lr of that step was {session.last.lrs if session.last else self._next_lrs()}."
+                    f"the loss of step {step} is {loss}, and `trainer.stop_on_nonfinite` is set. The learning rates of "
+                    f"that step were {self._used_lrs}."
                 )
-            if stepped and session.last is not None:
+            if stepped:
                 if self.interval == "step":
                     self.scheduler.step()
-                console.step(epoch, before, session.last.lrs, self._next_lrs(), loss)
+                console.step(epoch, step, self._used_lrs, self._lrs(), loss)
         return sum(losses) / len(losses)
 
     def _step(self, window: list[Batch]) -> float:
@@ -182,8 +195,8 @@ class Trainer:
             loss += part.item() * len(targets)
             if self.data.classification:
                 n_right += int((outputs.argmax(dim=1).cpu() == targets).sum())
-        metrics = {"val/loss": loss / n_samples}
-        return metrics | ({"val/acc": n_right / n_samples} if self.data.classification else {})
+        metrics = {VAL_LOSS: loss / n_samples}
+        return metrics | ({VAL_ACC: n_right / n_samples} if self.data.classification else {})
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and the outputs."""
@@ -208,12 +221,51 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _next_lrs(self) -> list[float]:
+    def _count_step(self, *_: object) -> None:
+        self.steps += 1
+
+    def _lrs(self) -> list[float]:
+        """What the next step will use."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def _is_due(self, epoch: int) -> bool:
         return (epoch + 1) % self.settings.val_every_n_epochs == 0 or epoch + 1 == self.length.epochs
 
+    def _step_scheduler(self, metrics: Mapping[str, float]) -> None:
+        """At the end of an epoch. A scheduler that takes a metric waits for an epoch that has it."""
+        if self.monitor is None:
+            self.scheduler.step()
+        elif self.monitor in metrics:
+            self.scheduler.step(metrics[self.monitor])
+
+    def _check_monitor(self) -> None:
+        names, kind = self._metric_names(), type(self.scheduler).__name__
+        # torch's other schedulers take nothing, or an epoch, which a metric must not be mistaken for.
+        parameter = next(iter(inspect.signature(self.scheduler.step).parameters.values()), None)
+        if self.monitor is None:
+            if parameter is not None and parameter.default is parameter.empty:
+                raise ConfigError(
+                    f"`scheduler.monitor` must be set for {kind}, which takes a metric: one of {', '.join(names)}."
+                )
+        elif parameter is None or parameter.name == "epoch":
+            raise ConfigError(
+                f"`scheduler.monitor` must be null for {kind}, which takes no metric, but is {self.monitor!r} instead."
+            )
+        elif self.monitor not in names:
+            raise ConfigError(
+                f"`scheduler.monitor` must be one of {', '.join(names)}, but is {self.monitor!r} instead."
+            )
+
     def _metric_names(self) -> list[str]:
-        validated = ["val/loss", *(["val/acc"] if self.data.classification else [])]
-        return ["train/loss", *(validated if self._val_batches is not None else [])]
+        validated = [VAL_LOSS, *([VAL_ACC] if self.data.classification else [])]
+        return [TRAIN_LOSS, *(validated if self._val_batches is not None else [])]
+
+    def _check_end_of_schedule(self) -> None:
+        # torch's OneCycleLR raises in the middle of the run when it is stepped beyond its end.
+        length = self.length.steps if self.interval == "step" else self.length.epochs
+        total_steps = getattr(self.scheduler, "total_steps", length)
+        if total_steps < length:
+            raise ConfigError(
+                f"`scheduler.total_steps` must be at least {length}, the length of the run, but is {total_steps} "
+                "instead. Use scheduler.total_steps=100%."
+            )

@@ -4,22 +4,27 @@ from mlflow import MlflowClient
 
 from lrtape.tape import Point, Tape
 from lrtape.tracking.nonfinite import from_store
+from lrtape.tracking.store import opening
+from lrtape.tracking.uri import resolve_tracking_uri
 
 
-def read_history(run_id: str, tracking_uri: str) -> Tape:
-    """Read every value of every metric of a run. Takes about 45 us a row on SQLite.
+def read_run(run_id: str, tracking_uri: str | None = None) -> Tape:
+    """Read every value of every metric of a run, exactly as it was recorded.
 
     Args:
-        run_id: the run.
-        tracking_uri: absolute.
+        run_id: of an MLflow run.
+        tracking_uri: see `resolve_tracking_uri`.
 
     Raises:
-        MlflowException: there is no such run, or the store cannot be reached.
+        ConfigError: the URI is malformed.
+        TrackingError: there is no such run, or the store does not answer.
     """
-    client = MlflowClient(tracking_uri=tracking_uri)
-    keys = client.get_run(run_id).data.metrics
-    return Tape(
-        from_store(Point(metric.key, metric.step, metric.timestamp, metric.value))
-        for key in keys
-        for metric in client.get_metric_history(run_id, key)
-    )
+    uri = resolve_tracking_uri(tracking_uri)
+    with opening(uri):
+        client = MlflowClient(tracking_uri=uri)
+        keys = client.get_run(run_id).data.metrics
+        return Tape(
+            from_store(Point(metric.key, metric.step, metric.timestamp, metric.value))
+            for key in keys
+            for metric in client.get_metric_history(run_id, key)
+        )

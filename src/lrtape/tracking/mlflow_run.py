@@ -1,47 +1,40 @@
 """One MLflow run: opened at the start of a training, closed at its end, never touched in between."""
 
-import contextlib
-import fcntl
-import re
-import urllib.error
-import urllib.request
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import mlflow
+from mlflow import ActiveRun as ActiveRun
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LifecycleStage, Param, RunStatus, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Param
 from mlflow.tracking.context.registry import resolve_tags
 
-from lrtape.errors import ConfigError, TrackingError
-from lrtape.spool import End
+from lrtape.tape import Status
+from lrtape.tracking.store import experiment_id, opening, refuse_unreachable
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
 
-MAX_PARAMS_A_REQUEST = 100
-MAX_TAGS_A_REQUEST = 100
+MAX_PARAMS_PER_REQUEST = 100
 MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
-CONNECT_TIMEOUT_S = 5.0
 UI_ADDRESS = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` listens by default."""
 
 
 class MlflowRun:
-    """A run and the store that it lives in. Used by the training thread before the first and after the last step.
+    """A run and the store that it is in. Used by the training thread before the first and after the last step.
 
     As a context manager it ends the run: FINISHED, KILLED after Ctrl-C, FAILED after any other exception.
 
     Args:
         tracking_uri: absolute.
         run_id: a run that exists.
-        end: called with the final status; the default leaves the status to whoever started the run.
+        end: called with the final status; by default the status is left to whoever started the run.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str, end: Callable[[str], None] | None = None) -> None:
+    def __init__(self, tracking_uri: str, run_id: str, end: Callable[[Status], None] = lambda _: None) -> None:
         self.tracking_uri = tracking_uri
         self.run_id = run_id
         self._end = end
@@ -57,7 +50,7 @@ class MlflowRun:
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Self:
-        """Start a run of its own; a fresh SQLite store is created first, safely beside other processes.
+        """Start a run, which is ended by `finish`.
 
         Args:
             tracking_uri: see `resolve_tracking_uri`.
@@ -68,115 +61,93 @@ class MlflowRun:
 
         Raises:
             ConfigError: the URI is malformed, or the experiment was deleted.
-            TrackingError: the store cannot be reached or does not answer as MLflow does.
+            TrackingError: the store does not answer, or refuses.
         """
         uri = resolve_tracking_uri(tracking_uri)
-        _refuse_unreachable(uri)
-        try:
-            with _store_lock(uri):
-                client = MlflowClient(tracking_uri=uri)
-                experiment_id = _experiment_id(client, experiment, uri)
-            all_tags = {name: text[:MAX_TAG_CHARACTERS] for name, text in resolve_tags(dict(tags or {})).items()}
-            run = client.create_run(experiment_id, run_name=run_name, tags=all_tags)
-        except MlflowException as error:
-            raise TrackingError(
-                f"the tracking store {mask_credentials(uri)} refused to start a run: {mask_credentials(str(error))}"
-            ) from error
-        run_id = run.info.run_id
-        created = cls(uri, run_id, end=lambda status: client.set_terminated(run_id, status))
-        created.log_params(params or {})
-        return created
+        all_tags = {name: text[:MAX_TAG_CHARACTERS] for name, text in resolve_tags(dict(tags or {})).items()}
+        with opening(uri):
+            client = MlflowClient(tracking_uri=uri)
+            info = client.create_run(experiment_id(client, experiment, uri), run_name=run_name, tags=all_tags).info
+            run = cls(uri, info.run_id, end=lambda status: client.set_terminated(info.run_id, status))
+            run.log_params(params or {})
+        return run
 
     @classmethod
-    def active(cls) -> Self:
-        """Join the active run of this process, or start one with ``mlflow.start_run()`` and end it at the end.
+    def active_or_new(cls) -> Self:
+        """Join the active run of this process, or start one with ``mlflow.start_run()``, which is ended by `finish`.
 
         Raises:
-            TrackingError: the store cannot be reached or does not answer as MLflow does.
+            TrackingError: the store does not answer, or refuses.
         """
         uri = resolve_tracking_uri(mlflow.get_tracking_uri())
-        if (run := mlflow.active_run()) is not None:
-            return cls(uri, run.info.run_id)
-        _refuse_unreachable(uri)
-        try:
-            with _store_lock(uri):
-                run = mlflow.start_run()
-        except MlflowException as error:
-            raise TrackingError(
-                f"the tracking store {mask_credentials(uri)} refused to start a run: {mask_credentials(str(error))}"
-            ) from error
-        return cls(uri, run.info.run_id, end=mlflow.end_run)
+        with opening(uri):
+            if (active := mlflow.active_run()) is not None:
+                return cls(uri, active.info.run_id)
+            return cls(uri, mlflow.start_run().info.run_id, end=mlflow.end_run)
 
     @classmethod
-    def open(cls, tracking_uri: str | None, run_id: str) -> Self:
-        """Join a run by its id.
+    def join(cls, run_id: str, tracking_uri: str | None = None) -> Self:
+        """Join a run that somebody else ends.
 
         Args:
-            tracking_uri: absolute; ``None`` is what ``mlflow.set_tracking_uri()`` or the environment says.
             run_id: of a run that exists.
+            tracking_uri: absolute; by default what ``mlflow.set_tracking_uri()`` or the environment says.
 
         Raises:
-            TrackingError: there is no such run, or the store cannot be reached.
+            TrackingError: there is no such run, or the store does not answer.
         """
         uri = tracking_uri or resolve_tracking_uri(mlflow.get_tracking_uri())
-        _refuse_unreachable(uri)
-        try:
+        with opening(uri):
             return cls(uri, run_id)
-        except MlflowException as error:
-            raise TrackingError(
-                f"{run_id!r} must be the id of a run in {mask_credentials(uri)}, but is not: "
-                f"{mask_credentials(str(error))}"
-            ) from error
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params, each as text."""
         rows = [Param(key, str(value)[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
-        for start in range(0, len(rows), MAX_PARAMS_A_REQUEST):
-            self._client.log_batch(self.run_id, params=rows[start : start + MAX_PARAMS_A_REQUEST])
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags of the run."""
-        rows = [RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()]
-        for start in range(0, len(rows), MAX_TAGS_A_REQUEST):
-            self._client.log_batch(self.run_id, tags=rows[start : start + MAX_TAGS_A_REQUEST])
+        for start in range(0, len(rows), MAX_PARAMS_PER_REQUEST):
+            self._client.log_batch(self.run_id, params=rows[start : start + MAX_PARAMS_PER_REQUEST])
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Upload one file into `folder` of the run's artifacts."""
-        self._client.log_artifact(self.run_id, str(path), folder)
+        """Upload one file into `folder` of the run's artifacts. A failure is warned about."""
+        self._warn_on_failure(f"upload {path}", lambda: self._client.log_artifact(self.run_id, str(path), folder))
 
     def log_text(self, text: str, path: str) -> None:
-        """Upload `text` as the artifact `path`."""
-        self._client.log_text(self.run_id, text, path)
+        """Upload `text` as the artifact `path`. A failure is warned about."""
+        self._warn_on_failure(f"upload {path}", lambda: self._client.log_text(self.run_id, text, path))
 
-    def settle(self, end: End | None) -> None:
-        """Set the status that a tape's end tells, KILLED where it has none, unless somebody has set one already."""
-        if self._client.get_run(self.run_id).info.status == RunStatus.to_string(RunStatus.RUNNING):
-            self._client.set_terminated(self.run_id, end.status if end else "KILLED")
+    def settle(self, status: Status | None) -> None:
+        """Set the status of a run whose training is dead, KILLED for ``None``, unless somebody has set one already.
 
-    def finish(self, status: str) -> None:
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        with opening(self.tracking_uri):
+            if self._client.get_run(self.run_id).info.status == "RUNNING":
+                self._client.set_terminated(self.run_id, status or Status.KILLED)
+
+    def finish(self, status: Status) -> None:
         """End the run if it was started here. A store that is gone is warned about: the training is over by then."""
-        if self._end is None:
-            return
-        try:
-            self._end(status)
-        except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
-            warnings.warn(
-                f"lrtape could not set run {self.run_id} to {status}: {mask_credentials(str(error))}", stacklevel=2
-            )
+        self._warn_on_failure(f"set run {self.run_id} to {status}", lambda: self._end(status))
 
     def how_to_look(self) -> str:
         """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open."""
-        local = sqlite_path(self.tracking_uri) is not None or not self.tracking_uri.startswith("http")
-        base = UI_ADDRESS if local else mask_credentials(self.tracking_uri).rstrip("/")
-        page = f"{base}/#/experiments/{self.experiment_id}"
-        uri = mask_credentials(self.tracking_uri)
-        return "\n".join(
-            [
-                *([f"To look:   mlflow ui --backend-store-uri {uri}"] if local else []),
-                f"All runs:  {page}/runs?compareRunsMode=CHART&workflowType=machine_learning",
-                f"This run:  {page}/runs/{self.run_id}/model-metrics?workflowType=machine_learning",
-            ]
-        )
+        is_server = self.tracking_uri.startswith(("http://", "https://"))
+        base = mask_credentials(self.tracking_uri).rstrip("/") if is_server else UI_ADDRESS
+        page = f"{base}/#/experiments/{self.experiment_id}/runs"
+        lines = [
+            f"All runs:  {page}?compareRunsMode=CHART&workflowType=machine_learning",
+            f"This run:  {page}/{self.run_id}/model-metrics?workflowType=machine_learning",
+        ]
+        if not is_server:
+            uri = self.tracking_uri if sqlite_path(self.tracking_uri) else '"$MLFLOW_TRACKING_URI"'
+            lines.insert(0, f"To look:   mlflow ui --backend-store-uri {uri}")
+        return "\n".join(lines)
+
+    def _warn_on_failure(self, what: str, act: Callable[[], object]) -> None:
+        try:
+            refuse_unreachable(self.tracking_uri)  # MLflow would try for four minutes.
+            act()
+        except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
+            warnings.warn(f"lrtape could not {what}: {mask_credentials(str(error))}", stacklevel=3)
 
     def __enter__(self) -> Self:
         return self
@@ -184,60 +155,10 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish(End.after(kind).status)
+        self.finish(Status.after(kind))
 
 
 def active_run_id() -> str | None:
     """The id of the run that is active in this thread; takes less than a microsecond."""
     run = mlflow.active_run()
     return None if run is None else str(run.info.run_id)
-
-
-def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
-    experiment: Experiment | None = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=_artifact_location(name, uri)))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            experiment = client.get_experiment_by_name(name)
-    if experiment is None or experiment.lifecycle_stage == LifecycleStage.DELETED:
-        raise ConfigError(
-            f"`tracking.experiment` must name an experiment that is not deleted, but {name!r} is. Restore it with "
-            "`mlflow experiments restore`, or choose another name."
-        )
-    return str(experiment.experiment_id)
-
-
-def _artifact_location(experiment: str, uri: str) -> str | None:
-    """Beside a SQLite store, absolute: MLflow's default is relative to wherever the reader was started."""
-    path = sqlite_path(uri)
-    return str(path.parent / "mlartifacts" / re.sub(r"[^\w.\-]", "_", experiment)) if path else None
-
-
-@contextlib.contextmanager
-def _store_lock(uri: str) -> Iterator[None]:
-    """Let one process at a time open a SQLite store: the migrations of a fresh one do not bear company."""
-    path = sqlite_path(uri)
-    if path is None:
-        yield
-        return
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _refuse_unreachable(uri: str) -> None:
-    """Fail within seconds where MLflow would retry for four minutes. Any HTTP answer counts as being there."""
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()  # noqa: S310 - http(s) only
-    except urllib.error.HTTPError:
-        return
-    except (OSError, ValueError) as error:
-        raise TrackingError(
-            f"the tracking server {mask_credentials(uri)} does not answer ({error}). Start it, correct `tracking.uri` "
-            "or $MLFLOW_TRACKING_URI, or train without tracking: `tracking=off`."
-        ) from error

@@ -1,0 +1,31 @@
+"""Stands for an MLflow run where nothing is tracked. Imports no mlflow."""
+
+from pathlib import Path
+from typing import Self
+
+from lrtape.tape import Status
+
+
+class NoRun:
+    """Has what a training calls of an `MlflowRun`, and keeps nothing."""
+
+    run_id = ""
+
+    def log_text(self, text: str, path: str) -> None:
+        """Keep nothing."""
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep nothing."""
+
+    def finish(self, status: Status) -> None:
+        """End nothing."""
+
+    def how_to_look(self) -> str:
+        """There is nothing to look at."""
+        return "Nothing was tracked."
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End nothing."""

@@ -1,0 +1,94 @@
+"""Finding and opening the store of an MLflow run."""
+
+import contextlib
+import fcntl
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from lrtape.errors import ConfigError, TrackingError
+from lrtape.tracking.uri import mask_credentials, sqlite_path
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+@contextlib.contextmanager
+def opening(uri: str) -> Iterator[None]:
+    """Around whatever opens the store at `uri`: safe beside other processes, and quick to say what is wrong.
+
+    Only one process at a time may make the tables of a fresh SQLite store. A server that does not answer would be tried
+    for four minutes.
+
+    Raises:
+        TrackingError: the store does not answer, or refuses.
+    """
+    refuse_unreachable(uri)
+    with _lock(sqlite_path(uri)):
+        try:
+            yield
+        except MlflowException as error:
+            raise TrackingError(
+                f"the tracking store {mask_credentials(uri)} refuses: {mask_credentials(str(error))}"
+            ) from error
+
+
+def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
+    """The id of the experiment called `name`, which is created if there is none.
+
+    Raises:
+        ConfigError: it was deleted.
+    """
+    experiment: Experiment | None = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifact_location(name, uri)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise ConfigError(
+            f"the experiment must not be deleted, but {name!r} is. Restore it with `mlflow experiments restore`, or "
+            "choose another name."
+        )
+    return str(experiment.experiment_id)
+
+
+def _artifact_location(experiment: str, uri: str) -> str | None:
+    """Beside a SQLite store, absolute: MLflow's default is relative to wherever the reader was started."""
+    path = sqlite_path(uri)
+    return str(path.parent / "mlartifacts" / re.sub(r"[^\w.\-]", "_", experiment)) if path else None
+
+
+@contextlib.contextmanager
+def _lock(database: Path | None) -> Iterator[None]:
+    if database is None:
+        yield
+        return
+    with database.with_name(f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def refuse_unreachable(uri: str) -> None:
+    """Say within seconds that a server does not answer; any HTTP answer counts as being there.
+
+    Raises:
+        TrackingError: it does not answer.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()  # noqa: S310 - http(s)
+    except urllib.error.HTTPError:
+        return
+    except (OSError, ValueError) as error:
+        raise TrackingError(
+            f"the tracking server {mask_credentials(uri)} does not answer ({error}). Start it, or name another one."
+        ) from error
