@@ -1,3 +1,4 @@
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -79,6 +80,55 @@ def test_another_run_begins_another_tape(store: str) -> None:
     lrtape.autolog(disable=True)
 
     assert [list(tape["lr/a"].steps) for tape in tapes(store)] == [[0, 1], [0, 1, 2]]
+
+
+def test_a_nested_run_interrupts_the_tape_of_its_parent(store: str) -> None:
+    """Steps in a child go to the child; back in the parent they are counted on, and no step is there twice."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    optimizer = sgd("a")
+    with mlflow.start_run():
+        optimizer.step()
+        for _ in range(2):
+            with mlflow.start_run(nested=True):
+                optimizer.step()
+                optimizer.step()
+        optimizer.step()
+    lrtape.autolog(disable=True)
+
+    assert [list(tape["lr/a"].steps) for tape in tapes(store)] == [[0, 1], [0, 1], [0, 1]]
+
+
+def test_a_second_thread_steps_into_the_same_tape(store: str) -> None:
+    """MLflow's active run is a matter of each thread: a helping thread must not open a run of its own."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    with mlflow.start_run():
+        sgd("a").step()
+        other = sgd("b")
+        thread = threading.Thread(target=lambda: [other.step() for _ in range(3)])
+        thread.start()
+        thread.join()
+    lrtape.autolog(disable=True)
+
+    assert [{key: len(series) for key, series in tape.items()} for tape in tapes(store)] == [
+        {"lr/a": 1, "lr/sgd_1/b": 3}
+    ]
+
+
+def test_one_optimizer_that_cannot_be_recorded_is_left_out(store: str) -> None:
+    """It is named once; the others are recorded."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    odd, good = sgd("a"), sgd("b")
+    odd.param_groups[0]["lr"] = None
+    with mlflow.start_run():
+        with pytest.warns(UserWarning, match="does not record SGD: the lr of param group 0"):
+            torch.optim.Optimizer.profile_hook_step(lambda _: None)(odd)
+        good.step()
+    lrtape.autolog(disable=True)
+
+    assert [list(tape) for tape in tapes(store)] == [["lr/sgd_1/b"]]
 
 
 def test_groups_of_one_name_are_numbered(store: str) -> None:

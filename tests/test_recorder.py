@@ -170,6 +170,32 @@ def test_a_group_that_goes_takes_no_name_with_it() -> None:
     assert memory.lrs == [[1.0, 0.5], [0.5]]
 
 
+def test_a_group_that_takes_the_place_of_another_gets_its_own_name() -> None:
+    """One group removed and one added between two steps: their number is the same, their curves are not."""
+    optimizer = torch.optim.SGD(two_groups(lr=0.5), lr=1.0)
+    recorder, _ = recording(optimizer)
+    optimizer.step()
+    del optimizer.param_groups[1]
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "name": "c"})
+    optimizer.param_groups.reverse()
+    optimizer.step()
+
+    assert [group.key for group in recorder.groups] == ["lr/c", "lr/a"]
+
+
+def test_not_even_warnings_as_errors_fail_a_step() -> None:
+    """A finding is told by a warning, which must not come out of `optimizer.step()`."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    recorder, _ = recording(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+
+    assert len(recorder.findings) == 1
+
+
 def test_loading_a_state_keeps_the_names() -> None:
     """`load_state_dict` replaces the groups' dictionaries; their keys stay, also when a group is added after it."""
     optimizer = torch.optim.SGD(two_groups(), lr=1.0)
@@ -235,12 +261,12 @@ def test_an_optimizer_without_an_lr_is_refused() -> None:
         Recorder(optimizer, 0, Keys())
 
 
-def test_a_closed_recorder_records_nothing() -> None:
-    """After close() the optimizer is as it was; closing twice is harmless."""
+def test_a_stopped_recorder_records_nothing() -> None:
+    """After stop() the optimizer is as it was; stopping twice is harmless."""
     optimizer = torch.optim.SGD(two_groups(), lr=1.0)
     recorder, memory = recording(optimizer)
-    recorder.close()
-    recorder.close()
+    recorder.stop()
+    recorder.stop()
     optimizer.step()
 
     assert memory.frames == []

@@ -17,10 +17,10 @@ from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
 
 
-def leave_behind(folder: Path, run: MlflowRun, end: Status | None, uri: str) -> SpoolWriter:
+def leave_behind(folder: Path, run: MlflowRun, end: Status | None, uri: str, owns_run: bool = True) -> SpoolWriter:
     """The spool of a training of ten steps; its writer lives until it is closed."""
     folder.mkdir(parents=True)
-    writer = SpoolWriter(SpoolFolder(folder).spool, Header(run.run_id, uri, 1))
+    writer = SpoolWriter(SpoolFolder(folder).spool, Header(run.run_id, owns_run, uri, 1))
     writer.write(GroupLayout(0, (Group("a", "lr/a"),)))
     for step in range(10):
         writer.write(Record(0, step, step, [0.1 / (step + 1)]))
@@ -42,6 +42,30 @@ def test_what_is_left_behind_arrives_and_the_status_is_true(store: str, end: Sta
     assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == status
     assert list(Path(".lrtape").iterdir()) == []
     assert list(recover(Path(".lrtape"))) == []
+
+
+def test_a_joined_run_whose_recording_ended_well_is_not_ended(store: str) -> None:
+    """It is somebody else's, who may still use it; only where the recording was cut off, the run must be dead."""
+    for end, status in ((Status.FINISHED, "RUNNING"), (None, "KILLED")):
+        run = MlflowRun.create(store)
+        leave_behind(Path(".lrtape/x"), run, end, store, owns_run=False).close()
+        assert [result.problem for result in recover(Path(".lrtape"))] == [""]
+        assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == status
+
+
+def test_a_damaged_spool_is_kept(store: str) -> None:
+    """What is before the damage arrives; the folder stays, and the damage is said."""
+    run = MlflowRun.create(store)
+    leave_behind(Path(".lrtape/x"), run, Status.FINISHED, store).close()
+    spool = Path(".lrtape/x/spool")
+    data = bytearray(spool.read_bytes())
+    data[-40] ^= 0xFF
+    spool.write_bytes(data)
+    (result,) = recover(Path(".lrtape"))
+
+    assert 0 < result.points < 10
+    assert "is damaged: what is behind its byte" in result.problem
+    assert spool.exists()
 
 
 def test_a_status_that_somebody_set_is_left_alone(store: str) -> None:

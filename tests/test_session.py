@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -75,7 +77,7 @@ def test_any_sequence_comes_back_bit_for_bit(
         group["name"] = name
     recorder = Recorder(optimizer, 0, Keys(), numbered=True)
     run = MlflowRun.create(store)
-    writer = SpoolWriter(folder.spool, Header(run.run_id, store, 1))
+    writer = SpoolWriter(folder.spool, Header(run.run_id, True, store, 1))
     recorder.start(writer)
     for row in rows:
         for group, lr in zip(optimizer.param_groups, row, strict=True):
@@ -124,6 +126,69 @@ def test_several_optimizers_share_no_key(store: str) -> None:
         tape = read_run(session.run.run_id, store)
         assert set(tape) == expected
         assert sorted(len(series) for series in tape.values()) == [1, 2]
+
+
+def test_two_sessions_in_one_run_never_mix(store: str) -> None:
+    """A key that is recorded already in this run is refused, with the ways out; another name is taken."""
+    mlflow.set_tracking_uri(store)
+    with mlflow.start_run() as run:
+        with lrtape.attach(sgd(0.1)):
+            with pytest.raises(ConfigError, match=r"lrtape\.attach\(one, other\)"):
+                lrtape.attach(sgd(0.2))
+            critic = sgd(0.3)
+            with lrtape.attach(critic, names=["critic"]):
+                critic.step()
+        with pytest.raises(ConfigError, match="share the metric 'lr/g0'"):
+            lrtape.attach(sgd(0.4))
+
+    assert dict(read_run(run.info.run_id, store)).keys() == {"lr/critic/g0"}
+
+
+def test_any_integer_is_a_step_and_nothing_else(store: str) -> None:
+    """A step that could not be read back is refused at once; what is recorded before and after it arrives."""
+    mlflow.set_tracking_uri(store)
+    optimizer = sgd(0.1)
+    with lrtape.attach(optimizer) as session:
+        optimizer.step()
+        session.log("a", 1.0, step=np.int64(1))  # type: ignore[arg-type]
+        session.log("a", torch.tensor(0.5), step=torch.tensor(2))  # type: ignore[arg-type]
+        for wrong in (1.5, None, "3"):
+            with pytest.raises(TypeError):
+                session.log("a", 1.0, step=wrong)  # type: ignore[arg-type]
+        optimizer.step()
+    tape = read_run(session.run.run_id, store)
+
+    assert list(tape["lr/g0"].steps) == [0, 1]
+    assert list(tape["a"].steps) == [1, 2]
+
+
+def test_a_spool_that_is_deleted_does_not_fail_the_training(store: str, tmp_path: Path) -> None:
+    """close() warns, and the run ends as the training did."""
+    mlflow.set_tracking_uri(store)
+    optimizer = sgd(0.1)
+    session = lrtape.attach(optimizer, close_timeout_s=5.0)
+    optimizer.step()
+    shutil.rmtree(tmp_path / ".lrtape")
+    with pytest.warns(UserWarning, match="lrtape: "):
+        session.close()
+
+    assert MlflowClient(tracking_uri=store).get_run(session.run.run_id).info.status == "FINISHED"
+
+
+def test_a_closed_stdout_does_not_fail_a_step() -> None:
+    """`python my_training.py | head` goes on training."""
+    code = (
+        "import sys, torch, lrtape\n"
+        "optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)\n"
+        "with lrtape.attach(optimizer, run=None, print_every_n_steps=1) as session:\n"
+        "    for _ in range(20000): optimizer.step()\n"
+        "print(session.steps, file=sys.stderr)\n"
+    )
+    out = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" | head -n 1', sys.executable, code], capture_output=True, text=True, check=False
+    )
+    assert out.stdout == "step 0  group_00 0.1\n"
+    assert out.stderr.splitlines()[0] == "20000"
 
 
 def test_an_exception_fails_the_run_and_keeps_the_tape(store: str) -> None:

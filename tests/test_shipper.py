@@ -31,7 +31,7 @@ class FailingSink:
 @pytest.fixture
 def folder(tmp_path: Path) -> SpoolFolder:
     """A spool of two groups, complete but for its end."""
-    writer = SpoolWriter(tmp_path / "spool", Header("run", "uri", 1))
+    writer = SpoolWriter(tmp_path / "spool", Header("run", True, "uri", 1))
     writer.write(GroupLayout(0, (Group("a", "lr/a"), Group("b", "lr/b"))))
     for step in range(N_STEPS):
         writer.write(Record(0, step, 100 + step, [0.1 * step, 0.2 * step]))
@@ -117,11 +117,32 @@ def test_a_damaged_progress_is_not_believed(folder: SpoolFolder) -> None:
     assert len(sink.stored) == 2 * N_STEPS
 
 
+def test_damage_is_no_end(folder: SpoolFolder) -> None:
+    """What is behind a damaged frame is never taken for sent: the shipper says where the damage is, and stops."""
+    data = bytearray(folder.spool.read_bytes())
+    data[-10] ^= 0xFF
+    folder.spool.write_bytes(data)
+    sink = FailingSink()
+    shipped = ship(folder, sink, DeadWriter())
+
+    assert len(sink.stored) == shipped.points == 2 * (N_STEPS - 1)
+    assert "is damaged: what is behind its byte" in shipped.error
+    assert folder.load_progress().error == shipped.error
+
+
+def test_a_torn_tail_is_an_end(folder: SpoolFolder) -> None:
+    """A writer that was killed in the middle of a frame has not recorded that step."""
+    folder.spool.write_bytes(folder.spool.read_bytes()[:-3])
+    sink = FailingSink()
+
+    assert ship(folder, sink, DeadWriter()) == Shipped(2 * (N_STEPS - 1), None)
+
+
 class ScriptedWriter:
     """A writer that does the next thing of its script whenever its shipper looks, and is dead after the last one."""
 
     def __init__(self, path: Path, *script: Frame) -> None:
-        self.spool = SpoolWriter(path, Header("run", "uri", 1))
+        self.spool = SpoolWriter(path, Header("run", True, "uri", 1))
         self.spool.write(GroupLayout(0, (Group("a", "lr/a"),)))
         self._script = list(script)
 

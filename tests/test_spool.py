@@ -11,7 +11,7 @@ from lrtape.errors import SpoolError
 from lrtape.spool import MAGIC, End, Frame, Header, SpoolReader, SpoolWriter, read_spool
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status
 
-HEADER = Header("run", "sqlite:////store.db", 1)
+HEADER = Header("run", True, "sqlite:////store.db", 1)
 GROUPS = GroupLayout(0, (Group("a", "lr/a"), Group("b", "lr/b")))
 FRAMES: list[Frame] = [
     GROUPS,

@@ -1,5 +1,6 @@
 """`autolog`: every optimizer of the process, with one line."""
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -8,8 +9,7 @@ from pathlib import Path
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lrtape.keys import Keys
-from lrtape.recorder import Recorder
+from lrtape.errors import ConfigError
 from lrtape.session import ACTIVE_RUN, CLOSE_TIMEOUT_S, FOLDER, Session, check_interval, default_name, open_session
 
 _autolog: "_Autolog | None" = None
@@ -25,9 +25,10 @@ def autolog(
     """Record every step of every optimizer of this process, whenever it is made, into the active MLflow run.
 
     Begins with the first step: it joins the run that is active then, or starts one. When another run is active at a
-    later step, a new tape begins there. While it is on, calling it again changes nothing. It installs no signal
-    handler, prints nothing unless asked to, and changes no environment variable. If it cannot start at the first step,
-    because the tracking store does not answer say, it warns and switches itself off.
+    later step, a new tape begins there; when a nested run has ended, the tape of its parent goes on. While it is on,
+    calling it again changes nothing. It installs no signal handler, prints nothing unless asked to, and changes no
+    environment variable. If it cannot start at the first step, because the tracking store does not answer say, it warns
+    and switches itself off.
 
     Param groups are named as by `attach`; where two would share a metric, the later one is numbered.
 
@@ -50,59 +51,92 @@ def autolog(
     if _autolog is not None and _autolog.is_on:
         return
 
-    from lrtape.tracking.mlflow_run import active_run_id  # late: mlflow takes a second to import
+    from lrtape.tracking.mlflow_run import active_run  # late: mlflow takes a second to import
 
     def open_new() -> Session:
         return open_session(ACTIVE_RUN, print_every_n_steps, folder, close_timeout_s)
 
-    _autolog = _Autolog(active_run_id, open_new)
+    _autolog = _Autolog(active_run, open_new)
 
 
 class _Autolog:
-    """Watches every optimizer of the process. Belongs to the training thread.
+    """Watches every optimizer of the process, for the thread that makes the first step.
 
     Args:
-        active_run_id: cheap, for it is called in every step.
+        active_run: the id of the active run and of its parent; cheap, for it is called in every step.
         open_new: opens a session on the active run, or on a new one.
     """
 
-    def __init__(self, active_run_id: Callable[[], str | None], open_new: Callable[[], Session]) -> None:
-        self._active_run_id = active_run_id
+    def __init__(
+        self, active_run: Callable[[], tuple[str | None, str | None]], open_new: Callable[[], Session]
+    ) -> None:
+        self._active_run = active_run
         self._open_new = open_new
-        self._session: Session | None = None
-        self._run_id: str | None = None
-        self._keys = Keys()
-        # By identity; a recorder holds its optimizer, so that no other one can have its id.
-        self._recorders: dict[int, Recorder] = {}
+        self._open: list[_Recording] = []
+        """The innermost last: those before it wait for a nested run to end."""
+        self._thread = threading.get_ident()
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self.is_on = True
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """Runs ahead of the optimizer's own pre-hooks, so that a recorder made here sees this very step."""
         try:
-            if self._session is None or self._run_id != self._active_run_id():
-                self._session = self._begin_session()
-            if id(optimizer) not in self._recorders:
-                index = len(self._recorders)
-                recorder = Recorder(optimizer, index, self._keys, default_name(optimizer, index), numbered=True)
-                self._session.add(recorder)
-                self._recorders[id(optimizer)] = recorder
+            # MLflow's active run is a matter of each thread; a thread that only helps has none.
+            if not self._open or threading.get_ident() == self._thread:
+                self._follow_active_run()
+            self._open[-1].see(optimizer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self._hook.remove()
             self.is_on = False
-            warnings.warn(f"lrtape cannot record, and autolog is off: {error}", stacklevel=2)
+            _warn(f"lrtape cannot record, and autolog is off: {error}")
 
-    def _begin_session(self) -> Session:
-        if self._session is not None:
-            self._session.stop()
-            # Somebody has ended the old run; the next step shall not wait until the last rows of it are stored.
-            threading.Thread(target=self._session.close, name="lrtape-close").start()
-        self._keys, self._recorders = Keys(), {}
+    def _follow_active_run(self) -> None:
+        run_id, parent_id = self._active_run()
+        if self._open and run_id == self._open[-1].run_id:
+            return
+        while self._open and self._open[-1].run_id not in {run_id, parent_id}:
+            self._open.pop().end()
+        if self._open and self._open[-1].run_id == run_id:
+            self._open[-1].session.resume()  # A nested run is over.
+            return
+        if self._open:
+            self._open[-1].session.pause()
         session = self._open_new()
-        self._run_id = self._active_run_id()
-        return session
+        self._thread = threading.get_ident()
+        self._open.append(_Recording(session, session.run.run_id))
 
     def close(self) -> None:
         self._hook.remove()
-        if self._session is not None:
-            self._session.close()
+        for recording in reversed(self._open):
+            recording.session.close()
+
+
+class _Recording:
+    """One session, and the optimizers that it has."""
+
+    def __init__(self, session: Session, run_id: str) -> None:
+        self.session = session
+        self.run_id = run_id
+        # By identity, and held, so that no other optimizer can have the same id.
+        self._seen: dict[int, Optimizer] = {}
+
+    def see(self, optimizer: Optimizer) -> None:
+        """Record this optimizer, unless it is recorded already or cannot be."""
+        if id(optimizer) in self._seen:
+            return
+        self._seen[id(optimizer)] = optimizer
+        try:
+            self.session.add(optimizer, default_name(optimizer, len(self._seen) - 1), numbered=True)
+        except ConfigError as error:
+            _warn(f"lrtape does not record {type(optimizer).__name__}: {error}")
+
+    def end(self) -> None:
+        """Somebody has ended the run; the next step shall not wait until the last rows of it are stored."""
+        self.session.stop()
+        threading.Thread(target=self.session.close, name="lrtape-close").start()
+
+
+def _warn(text: str) -> None:
+    """Warn; not even where warnings are errors may a step fail."""
+    with contextlib.suppress(UserWarning):
+        warnings.warn(text, stacklevel=3)

@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lrtape.shipper import ship
+from lrtape.shipper import settle, ship
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.mlflow_run import MlflowRun
@@ -49,11 +49,14 @@ def main() -> None:
     parent = ParentProcess(settings["writer_pid"])
     uri = settings["tracking_uri"]
     with SpoolReader(folder.spool) as reader:
-        run_id = reader.header.run_id
+        header = reader.header
     with folder.claim():
-        shipped = ship(folder, MlflowSink(uri, run_id), parent)
-        if not parent.is_alive(0) and not shipped.error:
-            MlflowRun(uri, run_id).settle(shipped.end)
+        shipped = ship(folder, MlflowSink(uri, header.run_id), parent)
+        if shipped.error:
+            return
+        if not parent.is_alive(0):
+            settle(MlflowRun(uri, header.run_id), header, shipped)
+        if not parent.is_alive(0) or folder.is_abandoned():
             folder.remove()
 
 

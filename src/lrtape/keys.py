@@ -76,7 +76,7 @@ def _common_module(paths: Sequence[str]) -> str:
 
 
 class Keys:
-    """The metric keys of one session: no two are equal. Used when groups appear, never per step; not thread-safe."""
+    """The metric keys of one run: no two are equal. Used when groups appear, never per step; not thread-safe."""
 
     def __init__(self) -> None:
         self._reserved: set[str] = set()
@@ -95,7 +95,8 @@ class Keys:
         if group.key in self._reserved:
             raise ConfigError(
                 f"the names of param groups must differ, but two of them share the metric {group.key!r} instead. "
-                "Give each group a name of its own: {'params': ..., 'name': 'head'}."
+                "Give each group a name of its own, {'params': ..., 'name': 'head'}; attach the optimizers of one run "
+                "together, lrtape.attach(one, other); or name them, lrtape.attach(other, names=['other'])."
             )
         self._reserved.add(group.key)
         return group

@@ -1,5 +1,6 @@
 """One line of text for people: learning rates that can be read at any magnitude."""
 
+import contextlib
 from collections.abc import Sequence
 
 from lrtape.tape import GroupLayout, Record
@@ -40,4 +41,6 @@ class LinePrinter:
         if isinstance(frame, GroupLayout):
             self._names[frame.optimizer_index] = [group.key.removeprefix("lr/") for group in frame.groups]
         elif isinstance(frame, Record) and frame.step % self._every_n_steps == 0:
-            print(f"step {frame.step}  {format_lrs(self._names[frame.optimizer_index], frame.lrs)}", flush=True)  # noqa: T201
+            line = f"step {frame.step}  {format_lrs(self._names[frame.optimizer_index], frame.lrs)}"
+            with contextlib.suppress(OSError, ValueError):  # stdout may be closed: `... | head`
+                print(line, flush=True)  # noqa: T201

@@ -72,17 +72,18 @@ class SpoolOutbox:
     Args:
         root: where the folders of spools are; created if there is none.
         run_id: the MLflow run to ship to.
+        owns_run: whether the run ends with the session.
         tracking_uri: absolute; reaches the shipper through a pipe, and the spool without credentials.
 
     Raises:
         ConfigError: the spool cannot be written there.
     """
 
-    def __init__(self, root: Path, run_id: str, tracking_uri: str) -> None:
+    def __init__(self, root: Path, run_id: str, owns_run: bool, tracking_uri: str) -> None:
         self._tracking_uri = tracking_uri
         try:
             self._folder = SpoolFolder.create(root, run_id)
-            header = Header(run_id, mask_credentials(tracking_uri), now_ms())
+            header = Header(run_id, owns_run, mask_credentials(tracking_uri), now_ms())
             self._spool = SpoolWriter(self._folder.spool, header)
         except OSError as error:
             raise ConfigError(
@@ -111,6 +112,7 @@ class SpoolOutbox:
                 f"{self._spool.lost} records could not be written to {self._folder.path} ({self._spool.error}) and are "
                 "lost. Choose a `folder` on a disk with room."
             )
+        self._folder.abandon()  # before the last look: whatever arrives later, the shipper clears up
         if self._folder.load_progress().offset == self._spool.size:
             self._folder.remove()
         else:
@@ -120,6 +122,8 @@ class SpoolOutbox:
     def _join(self, deadline: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._shipper.wait(max(0.0, deadline - time.monotonic()))
+            if self._shipper.stdin is not None:
+                self._shipper.stdin.close()
 
     def _missing(self) -> str:
         progress = self._folder.load_progress()
@@ -158,6 +162,7 @@ class SpoolOutbox:
         with contextlib.suppress(BrokenPipeError):  # It died at once; wait() will see that.
             pipe = process.stdin
             assert pipe is not None  # noqa: S101 - it was asked for above
+            # Stays open: where there are no pidfds, its end tells the shipper that this process is dead.
             pipe.write(json.dumps(settings).encode() + b"\n")
             pipe.flush()
         return process

@@ -1,5 +1,6 @@
 """The recorder: two hooks on one optimizer that turn every step into a `Record`."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,7 +38,7 @@ class Recorder:
     Args:
         optimizer: the optimizer to watch.
         index: its index in the session, from 0.
-        keys: of the session.
+        keys: of the run.
         name: the optimizer's part of its keys; empty for the first optimizer of the session.
         param_paths: dotted path of each parameter by its ``id()``, to name groups that have no names.
         numbered: number groups that would share a key, instead of refusing them. Groups that are added later are
@@ -79,6 +80,7 @@ class Recorder:
 
     def start(self, writer: FrameWriter) -> None:
         """Record from the next step on; `writer` gets a `GroupLayout` before the first `Record` and at each change."""
+        self.stop()
         self._write = writer.write
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_step),
@@ -120,10 +122,9 @@ class Recorder:
     def _cannot_record(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            warnings.warn(
+            _warn(
                 f"lrtape could not record step {self.steps} of {type(self._optimizer).__name__} ({error!r}); the "
-                "training goes on, and so does the recording of the steps that can be read.",
-                stacklevel=2,
+                "training goes on, and so does the recording of the steps that can be read."
             )
 
     def _lr_changed_within_step(self, record: Record) -> None:
@@ -145,9 +146,15 @@ class Recorder:
         )
         self.findings.append(finding)
         self._write(finding)
-        warnings.warn(finding.message, stacklevel=2)
+        _warn(finding.message)
 
-    def close(self) -> None:
-        """Take the hooks off; idempotent."""
+    def stop(self) -> None:
+        """Record no more steps, until `start`; idempotent."""
         for hook in self._hooks:
             hook.remove()
+
+
+def _warn(text: str) -> None:
+    """Warn; not even where warnings are errors may a step fail."""
+    with contextlib.suppress(UserWarning):
+        warnings.warn(text, stacklevel=3)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrtape.errors import LRTapeError
-from lrtape.shipper import DeadWriter, ship
+from lrtape.shipper import DeadWriter, settle, ship
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.uri import MASK, resolve_tracking_uri
@@ -66,6 +66,6 @@ def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
         run = MlflowRun.join(header.run_id, uri)
         shipped = ship(folder, MlflowSink(uri, header.run_id), DeadWriter(), GIVE_UP_S)
         if not shipped.error:
-            run.settle(shipped.end)
+            settle(run, header, shipped)
             folder.remove()
         return Recovery(folder.path, shipped.points, shipped.error)

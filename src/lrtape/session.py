@@ -4,7 +4,8 @@ import atexit
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -27,6 +28,9 @@ ACTIVE_RUN = "active"
 FOLDER = ".lrtape"
 CLOSE_TIMEOUT_S = 60.0
 
+_keys_of_run: dict[str, Keys] = {}
+"""So that two sessions in one run, one after the other or side by side, never mix their values under one key."""
+
 
 class Session:
     """Records one or several optimizers into one run, from its creation to `close`. Made by `attach`.
@@ -43,6 +47,7 @@ class Session:
     def __init__(self, outbox: Outbox, run: "MlflowRun | NoRun", close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         self.run = run
         self._outbox = outbox
+        self._keys = _keys_of_run.setdefault(run.run_id, Keys()) if run.run_id else Keys()
         self._close_timeout_s = close_timeout_s
         self._recorders: list[Recorder] = []
         self._status: Status | None = None
@@ -50,10 +55,31 @@ class Session:
         self._pid = os.getpid()
         atexit.register(self._close_at_exit)
 
-    def add(self, recorder: Recorder) -> None:
-        """Let one more recorder write into this session, and start it."""
+    def add(
+        self,
+        optimizer: Optimizer,
+        name: str = "",
+        param_paths: Mapping[int, str] | None = None,
+        numbered: bool = False,
+    ) -> None:
+        """Record one more optimizer from its next step on; the arguments are those of `Recorder`.
+
+        Raises:
+            ConfigError: see `Recorder`; also where a session of this process has recorded such keys in the same run.
+        """
+        recorder = Recorder(optimizer, len(self._recorders), self._keys, name, param_paths, numbered)
         recorder.start(self._outbox)
         self._recorders.append(recorder)
+
+    def pause(self) -> None:
+        """Record no more steps, until `resume`."""
+        for recorder in self._recorders:
+            recorder.stop()
+
+    def resume(self) -> None:
+        """Go on after `pause`; steps in between are not counted."""
+        for recorder in self._recorders:
+            recorder.start(self._outbox)
 
     def log(self, key: str, value: float, step: int) -> None:
         """Record any other value, the loss say, beside the learning rates.
@@ -61,9 +87,12 @@ class Session:
         Args:
             key: name of the metric; a character that MLflow does not take becomes ``_``.
             value: a number; NaN and infinity are kept too.
-            step: index of the optimizer step that the value belongs to, from 0.
+            step: index of the optimizer step that the value belongs to, from 0; any integer, numpy's and torch's too.
+
+        Raises:
+            TypeError: the value is not a number, or the step is not an integer.
         """
-        self._outbox.write(Point(legal_key(key), step, now_ms(), float(value)))
+        self._outbox.write(Point(legal_key(key), index(step), now_ms(), float(value)))
 
     @property
     def steps(self) -> int:
@@ -93,8 +122,7 @@ class Session:
         """
         if self._status is None:
             self._status = Status(status)
-            for recorder in self._recorders:
-                recorder.close()
+            self.pause()
             self._outbox.end(self._status)
 
     def close(self, status: str = Status.FINISHED) -> None:
@@ -110,14 +138,17 @@ class Session:
         self._closed = True
         atexit.unregister(self._close_at_exit)
         self.stop(status)
-        missing = self._outbox.wait(self._close_timeout_s)
+        try:
+            missing = self._outbox.wait(self._close_timeout_s)
+        except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
+            missing = f"cannot tell whether everything was stored: {error!r}"
         if missing:
             warnings.warn(f"lrtape: {missing}", stacklevel=2)
         self.run.finish(self._status or Status(status))
 
     def _close_at_exit(self) -> None:
         # At a prompt the last error may be long past, and says nothing about the training.
-        self.close(Status.FINISHED if hasattr(sys, "ps1") else Status.after(getattr(sys, "last_type", None)))
+        self.close(Status.FINISHED if hasattr(sys, "ps1") else Status.after(getattr(sys, "last_value", None)))
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +156,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(Status.after(kind))
+        self.close(Status.after(error))
 
 
 def attach(
@@ -167,20 +198,27 @@ def attach(
                 f"`attach` takes torch optimizers, but was given {type(optimizer).__name__} instead: "
                 "lrtape.attach(optimizer, model=model)."
             )
+    if model is not None and not isinstance(model, Module):
+        raise ConfigError(f"`model` must be a torch.nn.Module, but is {type(model).__name__} instead.")
     if names is not None and (len(names) != len(optimizers) or len(set(names)) != len(names) or not all(names)):
         raise ConfigError(
             f"`names` must hold one different, non-empty name for each of the {len(optimizers)} optimizers, but is "
             f"{list(names)} instead."
         )
-    keys = Keys()
+    check_interval(print_every_n_steps)
+
+    names = names or [default_name(optimizer, position) for position, optimizer in enumerate(optimizers)]
     param_paths = _param_paths(model)
-    recorders = [
-        Recorder(optimizer, index, keys, names[index] if names else default_name(optimizer, index), param_paths)
-        for index, optimizer in enumerate(optimizers)
-    ]
+    keys = Keys()
+    for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
+        Recorder(optimizer, position, keys, name, param_paths)  # refuses what is wrong before there is a run
     session = open_session(run, print_every_n_steps, folder, close_timeout_s)
-    for recorder in recorders:
-        session.add(recorder)
+    try:
+        for optimizer, name in zip(optimizers, names, strict=True):
+            session.add(optimizer, name, param_paths)
+    except ConfigError:
+        session.close(Status.FAILED)
+        raise
     return session
 
 
@@ -195,7 +233,7 @@ def open_session(
     joined = _join(run)
     outbox: Outbox = NoOutbox()
     if not isinstance(joined, NoRun):
-        outbox = SpoolOutbox(Path(folder), joined.run_id, joined.tracking_uri)
+        outbox = SpoolOutbox(Path(folder), joined.run_id, joined.is_owned, joined.tracking_uri)
     if print_every_n_steps is not None:
         outbox = PrintingOutbox(outbox, print_every_n_steps)
     return Session(outbox, joined, close_timeout_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lrtape.errors import TrackingError
-from lrtape.spool import SpoolReader
+from lrtape.spool import Header, SpoolReader
 from lrtape.spool_folder import Progress, SpoolFolder
 from lrtape.tape import Point, Status
 from lrtape.tracking.sink import RefusedError, Sink
@@ -88,10 +88,32 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
             if batch.offset > progress.offset:
                 progress = Progress(batch.offset, progress.points + len(batch.points))
                 folder.save_progress(progress)
+            if not batch.points and reader.end is None and reader.is_damaged():
+                damage = f"{folder.spool} is damaged: what is behind its byte {reader.offset} cannot be read"
+                folder.save_progress(dataclasses.replace(progress, error=damage, refused=True))
+                return Shipped(progress.points, None, damage)
             if not batch.points and (reader.end is not None or not alive):
                 return Shipped(progress.points, reader.end)
             if len(batch.points) < BATCH_POINTS and reader.end is None and alive:
                 alive = writer.is_alive(POLL_S)
+
+
+class EndableRun(Protocol):
+    """A run whose status may still be RUNNING."""
+
+    def settle(self, status: Status) -> None:
+        """Set the status, unless somebody has set one already."""
+
+
+def settle(run: EndableRun, header: Header, shipped: Shipped) -> None:
+    """Give the run of a dead training its true status.
+
+    A run that the training had only joined, and whose recording was ended in good order, is somebody else's to end.
+    """
+    if shipped.end is None:
+        run.settle(Status.KILLED)
+    elif header.owns_run:
+        run.settle(shipped.end)
 
 
 def _send(

@@ -53,11 +53,13 @@ class Header:
 
     Attributes:
         run_id: of an MLflow run.
+        owns_run: whether the recording started the run, and ends it.
         tracking_uri: where that run is, credentials masked.
         created_ms: when the recording began, in Unix milliseconds.
     """
 
     run_id: str
+    owns_run: bool
     tracking_uri: str
     created_ms: int
 
@@ -111,7 +113,9 @@ class SpoolWriter:
         fcntl.flock(self._fd, fcntl.LOCK_EX)  # for as long as this process lives: others see that it does
         self.lost = 0
         self.error: OSError | None = None
-        os.write(self._fd, MAGIC + _frame(Kind.HEADER, _encode(header)))
+        first = MAGIC + _frame(Kind.HEADER, _encode(header))
+        if os.write(self._fd, first) != len(first):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @property
     def size(self) -> int:
@@ -218,6 +222,16 @@ class SpoolReader:
             self._buffer = kept + self._file.read(max(n_bytes, _READ_BYTES))
             self._position = 0
         return len(self._buffer) - self._position >= n_bytes
+
+    def is_damaged(self) -> bool:
+        """Whether the next frame has all its bytes and is wrong all the same: no torn tail, which a writer may mend."""
+        self._file.seek(self.offset)
+        prefix = self._file.read(_PREFIX.size)
+        if len(prefix) < _PREFIX.size:
+            return False
+        length, _, kind = _PREFIX.unpack(prefix)
+        whole = self.offset + _PREFIX.size + length <= os.fstat(self._file.fileno()).st_size
+        return (whole or length > _MAX_PAYLOAD_BYTES or kind not in _DECODER) and self._next() is None
 
     def points_of(self, frame: Frame) -> list[Point]:
         """The rows that a frame means for a tracking store; none for a frame that is not about values."""

@@ -107,6 +107,15 @@ class SpoolFolder:
                 return True
         return False
 
+    def abandon(self) -> None:
+        """Say that nobody waits for this folder any more: whoever ships the last of it removes it. Does not raise."""
+        with contextlib.suppress(OSError):
+            (self.path / "abandoned").touch()
+
+    def is_abandoned(self) -> bool:
+        """Whether `abandon` was called."""
+        return (self.path / "abandoned").exists()
+
     def remove(self) -> None:
         """Remove the folder with all that is in it. Does not raise: what remains does no harm."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -28,11 +28,11 @@ class Status(StrEnum):
     KILLED = "KILLED"
 
     @classmethod
-    def after(cls, error: type[BaseException] | None) -> Self:
-        """What an exception of this type means: KILLED for Ctrl-C, FINISHED for none."""
-        if error is None:
+    def after(cls, error: BaseException | None) -> Self:
+        """What an exception means: FINISHED for none and for ``sys.exit(0)``, KILLED for Ctrl-C, else FAILED."""
+        if error is None or (isinstance(error, SystemExit) and not error.code):
             return cls("FINISHED")
-        return cls("KILLED" if issubclass(error, KeyboardInterrupt) else "FAILED")
+        return cls("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
 
 class Record(NamedTuple):

@@ -84,6 +84,17 @@ def test_a_server_that_is_not_there_is_said_within_seconds() -> None:
         MlflowRun.create("http://127.0.0.1:9")
 
 
+def test_a_store_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+    """A folder that cannot be written, a file that is no database, a driver that is missing: one of our errors."""
+    with pytest.raises(ConfigError, match="where it can be written"):
+        MlflowRun.create("sqlite:////proc/mlflow.db")
+    (tmp_path / "text.db").write_text("no database" * 100)
+    with pytest.raises(TrackingError, match="refuses"):
+        MlflowRun.create(f"sqlite:///{tmp_path}/text.db")
+    with pytest.raises(TrackingError, match="psycopg"):
+        MlflowRun.create("postgresql://127.0.0.1:9/mlflow")
+
+
 def test_an_unknown_run_is_refused(store: str) -> None:
     """The id and the store are named."""
     with pytest.raises(TrackingError, match="nonsense"):

@@ -63,8 +63,29 @@ def test_credentials_are_never_shown() -> None:
     text = "cannot reach postgresql+psycopg2://me:s3cret@db:5432/x or https://token@host/"
 
     assert mask_credentials(text) == "cannot reach postgresql+psycopg2://***@db:5432/x or https://***@host/"
-    assert has_password(text)
-    assert not has_password("https://token@host/ and http://host:5000/")
+
+
+@pytest.mark.parametrize(
+    ("uri", "masked"),
+    [
+        ("postgresql://u:pa/ss@h/db", "postgresql://***@h/db"),
+        ("postgresql://u:pa@ss@h/db", "postgresql://***@h/db"),
+        ("postgresql://h/db?user=u&password=s3cret&x=1", "postgresql://h/db?user=u&password=***&x=1"),
+        ("https://h/?api_key=s3cret", "https://h/?api_key=***"),
+        ("mssql://?odbc_connect=PWD%3Ds3cret", "mssql://?odbc_connect=***"),
+    ],
+)
+def test_every_way_to_carry_a_password_is_seen(uri: str, masked: str) -> None:
+    """Before the @, with whatever characters, or as a parameter."""
+    assert has_password(uri)
+    assert mask_credentials(uri) == masked
+
+
+@pytest.mark.parametrize("uri", ["https://token@host/", "http://host:5000/", "sqlite:////home/me@work:x/mlflow.db"])
+def test_what_carries_no_password_is_taken(uri: str) -> None:
+    """A user alone, a port, and a folder's name are no passwords."""
+    assert not has_password(uri)
+    assert mask_credentials("sqlite:////home/me@work/mlflow.db") == "sqlite:////home/me@work/mlflow.db"
 
 
 def test_a_refusal_does_not_repeat_the_password() -> None:

@@ -1,6 +1,7 @@
 """From config to objects. Whatever cannot be built is refused in one sentence that names the config key."""
 
 import inspect
+import math
 import re
 import warnings
 from typing import Any, Protocol
@@ -20,6 +21,9 @@ from lrtape.schedules import resolve_shares
 
 _LENGTHS = {"step_size", "T_max", "T_0", "total_steps", "total_iters"}
 """Arguments that torch does not check, and that fail only after the first epochs."""
+
+MAX_REHEARSED_CALLS = 100_000
+"""About a second."""
 
 
 class Scheduler(Protocol):
@@ -43,6 +47,11 @@ def build_data(cfg: DictConfig) -> Data:
         raise ConfigError(
             f"`data._target_` must build a lrtape.app.data.Data, but {cfg.data._target_} builds "
             f"{type(data).__name__} instead. Return Data(train=..., val=..., loss=...)."
+        )
+    if not all(hasattr(part, "__len__") for part in (data.train, data.val) if part is not None):
+        raise ConfigError(
+            f"the data must have a length, from which the horizons of schedules follow, but {cfg.data._target_} gives "
+            "some that have none. Use datasets with __len__ and __getitem__."
         )
     if len(data.train) == 0:  # type: ignore[arg-type]  # torch's Dataset does not say that it is sized
         raise ConfigError(f"the training data must not be empty, but {cfg.data._target_} gives 0 samples.")
@@ -126,6 +135,41 @@ def build_scheduler(cfg: DictConfig, optimizer: Optimizer) -> Scheduler:
     arguments = {key: value for key, value in cfg.scheduler.items() if key not in SCHEDULER_KEYS}
     scheduler: Scheduler = _build("scheduler", OmegaConf.create(arguments), optimizer)
     return scheduler
+
+
+def rehearse(cfg: DictConfig, model: nn.Module, n_calls: int) -> None:
+    """Step a schedule through the whole run, on an optimizer of its own, so that it cannot fail in the middle of it.
+
+    Schedulers that take a metric are left out: nobody knows it yet.
+
+    Args:
+        cfg: resolved.
+        model: its parameters are not touched.
+        n_calls: how often the run will step the scheduler.
+
+    Raises:
+        ConfigError: the scheduler raises, or sets an lr that is negative or not finite.
+    """
+    if cfg.scheduler.get("monitor") is not None:
+        return
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_scheduler(cfg, optimizer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        for call in range(min(n_calls, MAX_REHEARSED_CALLS)):
+            try:
+                scheduler.step()
+            except Exception as error:
+                raise ConfigError(
+                    f"`scheduler` must stand {n_calls} calls of step(), the length of this run, but fails at call "
+                    f"{call + 1}: {type(error).__name__}: {error}. Change `scheduler.*`; a share, 100%, always fits."
+                ) from error
+            lrs = [float(group["lr"]) for group in optimizer.param_groups]
+            if not all(0 <= lr < math.inf for lr in lrs):
+                raise ConfigError(
+                    f"`scheduler` must set learning rates >= 0, but sets {lrs} at call {call + 1} of {n_calls}. Change "
+                    "`scheduler.*`."
+                )
 
 
 def resolve_horizons(cfg: DictConfig, n_epochs: int, n_steps: int) -> DictConfig:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +41,7 @@ class TrainerSettings:
 
 @dataclass
 class TrackingSettings:
-    """The ``tracking`` group; ``conf/tracking/mlflow.yaml`` says what each key means. ``uri`` is absolute here."""
+    """The ``tracking`` group; ``conf/tracking/mlflow.yaml`` says what each key means. Paths are absolute here."""
 
     enabled: bool
     uri: str | None
@@ -59,8 +60,12 @@ class Settings:
     tracking: TrackingSettings
 
 
-def check(cfg: DictConfig) -> Settings:
+def check(cfg: DictConfig, base: Path) -> Settings:
     """Check the composed config.
+
+    Args:
+        cfg: as Hydra composed it.
+        base: the folder in which the command was started: relative paths are relative to it.
 
     Raises:
         ConfigError: a value is of a wrong type or out of range, a key is unknown, or a password stands in it.
@@ -74,7 +79,7 @@ def check(cfg: DictConfig) -> Settings:
         raise ConfigError(explain(error)) from error
     _require("seed", settings.seed, "in [0, 2**32)", lambda value: 0 <= value < 2**32)
     _check_trainer(settings.trainer)
-    _check_tracking(settings.tracking)
+    _check_tracking(settings.tracking, base)
     _check_optimization(cfg, settings.trainer.precision)
     return settings
 
@@ -92,14 +97,15 @@ def _check_trainer(trainer: TrainerSettings) -> None:
     _require("trainer.precision", trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
 
 
-def _check_tracking(tracking: TrackingSettings) -> None:
+def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
     if tracking.uri is not None and has_password(tracking.uri):
         raise ConfigError(REFUSED_CREDENTIALS)
     _require(
         "tracking.close_timeout_s", tracking.close_timeout_s, "a number >= 0", _is_number(lambda value: value >= 0)
     )
     if tracking.enabled:
-        tracking.uri = resolve_tracking_uri(tracking.uri)
+        tracking.uri = resolve_tracking_uri(tracking.uri, base)
+        tracking.folder = str(base / tracking.folder)
 
 
 def _check_optimization(cfg: DictConfig, precision: str) -> None:
@@ -115,7 +121,8 @@ def _check_optimization(cfg: DictConfig, precision: str) -> None:
     for peak in max_lr if OmegaConf.is_list(max_lr) else [max_lr]:
         _require("scheduler.max_lr", peak, "a number > 0", _is_number(lambda value: value > 0))
     interval = cfg.scheduler.get("interval", "epoch")
-    _require("scheduler.interval", interval, f"one of {', '.join(INTERVALS)}", INTERVALS.__contains__)
+    if interval not in INTERVALS:
+        raise ConfigError(f"`scheduler.interval` must be one of {', '.join(INTERVALS)}, but is {interval!r} instead.")
     if cfg.scheduler.get("monitor") is not None and interval != "epoch":
         raise ConfigError("`scheduler.interval` must be epoch where `scheduler.monitor` is set, but is step instead.")
     if precision == "16" and cfg.optimizer.get("fused"):

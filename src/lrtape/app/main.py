@@ -27,8 +27,8 @@ EXIT_INTERRUPTED = 130
 
 @hydra.main(version_base="1.3", config_path="pkg://lrtape.conf", config_name="train")
 def _run(cfg: DictConfig) -> float:
-    settings = check(cfg)
     hydra_config = HydraConfig.get()
+    settings = check(cfg, Path(hydra_config.runtime.cwd))
 
     from lrtape.app.train import train  # late: torch takes a second to import
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lrtape.app.build import build_data, build_model, build_optimizer, build_scheduler, resolve_horizons
+from lrtape.app.build import build_data, build_model, build_optimizer, build_scheduler, rehearse, resolve_horizons
 from lrtape.app.checkpoint import Checkpoints
 from lrtape.app.config import Settings
 from lrtape.app.console import Console
@@ -45,9 +45,10 @@ def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequ
     length = Length.of(data, settings.trainer)
     cfg = resolve_horizons(cfg, length.epochs, length.steps)
     model = build_model(cfg, data).to(device)
+    interval, monitor = cfg.scheduler.get("interval", "epoch"), cfg.scheduler.get("monitor")
+    rehearse(cfg, model, length.steps if interval == "step" else length.epochs)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_scheduler(cfg, optimizer)
-    interval, monitor = cfg.scheduler.get("interval", "epoch"), cfg.scheduler.get("monitor")
     trainer = Trainer(model, data, optimizer, scheduler, interval, monitor, settings.trainer, device, settings.seed)
 
     # Refuses groups of one name, before there is a run.

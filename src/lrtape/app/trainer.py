@@ -104,11 +104,12 @@ class Trainer:
         self._train_batches = self._batches(data.train, torch.Generator().manual_seed(seed))
         self._val_batches = self._batches(data.val) if data.val is not None else None
         self._check_monitor()
-        self._check_end_of_schedule()
         self.steps = 0
         self._used_lrs = self._lrs()
         # GradScaler skips a step whose gradients overflow: then the optimizer, and this hook, are not called.
-        optimizer.register_step_post_hook(self._count_step)
+        # It marks, and does not count: a step() that calls its parent's fires it twice.
+        self._stepped = False
+        optimizer.register_step_post_hook(self._mark_step)
 
     def fit(self, session: Session, console: Console, checkpoints: Checkpoints) -> dict[str, float]:
         """Train, and return the metrics of the last epoch.
@@ -120,7 +121,7 @@ class Trainer:
         """
         lowest = math.inf
         metrics: dict[str, float] = {}
-        for epoch in range(self.length.epochs):
+        for epoch in self._epochs():
             before = self.steps
             metrics = {TRAIN_LOSS: self._train_epoch(epoch, session, console)}
             stepped = self.steps > before  # not, where every step of the epoch overflowed
@@ -150,10 +151,12 @@ class Trainer:
                 break
             step = self.steps
             self._used_lrs = self._lrs()
+            self._stepped = False
             loss = self._step(window)
             losses.append(loss)
             # A step that was skipped has no lr, and moves no schedule.
-            stepped = self.steps > step
+            stepped = self._stepped
+            self.steps += stepped
             if stepped or not math.isfinite(loss):
                 session.log(TRAIN_LOSS, loss, step)
             if not math.isfinite(loss) and self.settings.stop_on_nonfinite:
@@ -205,6 +208,16 @@ class Trainer:
             outputs = self.model(inputs.to(self.device))
             return self.data.loss(outputs, targets.to(self.device)), outputs
 
+    def _epochs(self) -> Iterator[int]:
+        """The planned epochs, and more where skipped steps leave ``max_steps`` unreached and yet some step is made."""
+        epoch, before = 0, -1
+        while epoch < self.length.epochs or (
+            self.settings.max_steps is not None and before < self.steps < self.length.steps
+        ):
+            before = self.steps
+            yield epoch
+            epoch += 1
+
     def _windows(self) -> Iterator[list[Batch]]:
         """The batches of one epoch, as many together as make one optimizer step; the last window may be smaller."""
         batches = iter(self._train_batches)
@@ -221,8 +234,8 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _count_step(self, *_: object) -> None:
-        self.steps += 1
+    def _mark_step(self, *_: object) -> None:
+        self._stepped = True
 
     def _lrs(self) -> list[float]:
         """What the next step will use."""
@@ -259,13 +272,3 @@ class Trainer:
     def _metric_names(self) -> list[str]:
         validated = [VAL_LOSS, *([VAL_ACC] if self.data.classification else [])]
         return [TRAIN_LOSS, *(validated if self._val_batches is not None else [])]
-
-    def _check_end_of_schedule(self) -> None:
-        # torch's OneCycleLR raises in the middle of the run when it is stepped beyond its end.
-        length = self.length.steps if self.interval == "step" else self.length.epochs
-        total_steps = getattr(self.scheduler, "total_steps", length)
-        if total_steps < length:
-            raise ConfigError(
-                f"`scheduler.total_steps` must be at least {length}, the length of the run, but is {total_steps} "
-                "instead. Use scheduler.total_steps=100%."
-            )

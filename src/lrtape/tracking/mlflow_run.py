@@ -11,6 +11,7 @@ from mlflow import ActiveRun as ActiveRun
 from mlflow import MlflowClient
 from mlflow.entities import Param
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from lrtape.tape import Status
 from lrtape.tracking.store import experiment_id, opening, refuse_unreachable
@@ -32,12 +33,16 @@ class MlflowRun:
         tracking_uri: absolute.
         run_id: a run that exists.
         end: called with the final status; by default the status is left to whoever started the run.
+
+    Attributes:
+        is_owned: whether the run was started here, and is ended by `finish`.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str, end: Callable[[Status], None] = lambda _: None) -> None:
+    def __init__(self, tracking_uri: str, run_id: str, end: Callable[[Status], None] | None = None) -> None:
         self.tracking_uri = tracking_uri
         self.run_id = run_id
-        self._end = end
+        self.is_owned = end is not None
+        self._end = end or (lambda _: None)
         self._client = MlflowClient(tracking_uri=tracking_uri)
         self.experiment_id: str = self._client.get_run(run_id).info.experiment_id
 
@@ -114,15 +119,15 @@ class MlflowRun:
         """Upload `text` as the artifact `path`. A failure is warned about."""
         self._warn_on_failure(f"upload {path}", lambda: self._client.log_text(self.run_id, text, path))
 
-    def settle(self, status: Status | None) -> None:
-        """Set the status of a run whose training is dead, KILLED for ``None``, unless somebody has set one already.
+    def settle(self, status: Status) -> None:
+        """Set the status of a run whose training is dead, unless somebody has set one already.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
         """
         with opening(self.tracking_uri):
             if self._client.get_run(self.run_id).info.status == "RUNNING":
-                self._client.set_terminated(self.run_id, status or Status.KILLED)
+                self._client.set_terminated(self.run_id, status)
 
     def finish(self, status: Status) -> None:
         """End the run if it was started here. A store that is gone is warned about: the training is over by then."""
@@ -155,10 +160,10 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish(Status.after(kind))
+        self.finish(Status.after(error))
 
 
-def active_run_id() -> str | None:
-    """The id of the run that is active in this thread; takes less than a microsecond."""
+def active_run() -> tuple[str | None, str | None]:
+    """The id of the run that is active in this thread, and of its parent; takes about a microsecond."""
     run = mlflow.active_run()
-    return None if run is None else str(run.info.run_id)
+    return (None, None) if run is None else (run.info.run_id, run.data.tags.get(MLFLOW_PARENT_RUN_ID))

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from lrtape.errors import ConfigError, TrackingError
 from lrtape.tracking.uri import mask_credentials, sqlite_path
@@ -26,13 +27,14 @@ def opening(uri: str) -> Iterator[None]:
     for four minutes.
 
     Raises:
+        ConfigError: a SQLite store is where nothing can be written.
         TrackingError: the store does not answer, or refuses.
     """
     refuse_unreachable(uri)
     with _lock(sqlite_path(uri)):
         try:
             yield
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError, ImportError) as error:
             raise TrackingError(
                 f"the tracking store {mask_credentials(uri)} refuses: {mask_credentials(str(error))}"
             ) from error
@@ -71,7 +73,11 @@ def _lock(database: Path | None) -> Iterator[None]:
     if database is None:
         yield
         return
-    with database.with_name(f".{database.name}.lock").open("w") as lock:
+    try:
+        lock = database.with_name(f".{database.name}.lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"the tracking store must lie where it can be written, but cannot be ({error}).") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -8,8 +8,12 @@ from urllib.parse import urlsplit
 from lrtape.errors import ConfigError
 
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?://")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
+# A password may hold "/" and "@": everything up to the last "@" is masked. A path of SQLite may hold "@", too.
+_USER = re.compile(r"(?<!\w)(?!sqlite)([\w+.\-]+://)\S+@")
+_USER_WITH_PASSWORD = re.compile(r"(?<!\w)(?!sqlite)[\w+.\-]+://[^\s/@]*:\S*@")
+_SECRET_IN_QUERY = re.compile(
+    r"(?i)([?&][^=&\s]*(?:pass|pwd|token|secret|key|odbc_connect)[^=&\s]*=)[^&\s]+", re.IGNORECASE
+)
 MASK = "***"
 """Stands for credentials wherever a URI is shown or stored."""
 
@@ -73,10 +77,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def mask_credentials(text: str) -> str:
-    """Replace what stands before the ``@`` of every URI in `text`: ``postgresql://***@host/db``."""
-    return _CREDENTIALS.sub(MASK, text)
+    """Hide user, password and secret parameters of every URI in `text`: ``postgresql://***@host/db?sslkey=***``."""
+    return _SECRET_IN_QUERY.sub(rf"\1{MASK}", _USER.sub(rf"\1{MASK}@", text))
 
 
 def has_password(text: str) -> bool:
     """Whether a URI in `text` carries a password."""
-    return _PASSWORD.search(text) is not None
+    return any(pattern.search(text) for pattern in (_USER_WITH_PASSWORD, _SECRET_IN_QUERY))
