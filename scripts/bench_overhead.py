@@ -48,7 +48,7 @@ def added_cpu(n_groups: int, folder: Path, n_pairs: int = 300, n_steps: int = 20
     """Lower quartile, median and upper quartile of what recording adds, in us a step, over alternating blocks."""
     bare, recorded = optimizer_of(n_groups), optimizer_of(n_groups)
     recorder = Recorder(recorded, 0, Keys())
-    recorder.start(SpoolWriter(folder / f"spool{n_groups}", Header("run", "uri", 1, 1)))
+    recorder.start(SpoolWriter(folder / f"spool{n_groups}", Header("run", False, "uri", 1)))
     for step in (bare.step, recorded.step):
         timed(time.thread_time, step, 1000)
     pairs = []
@@ -76,18 +76,20 @@ def millisecond_of_work() -> Callable[[], object]:
 def loop_wall(uri: str, folder: Path, n_pairs: int = 5, n_steps: int = 4000) -> list[tuple[float, float]]:
     """Seconds a step with recording off and on, pair by pair."""
     work = millisecond_of_work()
-    pairs = []
-    for _ in range(n_pairs):
+
+    def off() -> float:
         optimizer = optimizer_of(4)
+        return timed(time.perf_counter, lambda: (work(), optimizer.step()), n_steps)
 
-        def step(optimizer: torch.optim.Optimizer = optimizer) -> None:
-            work()
-            optimizer.step()
-
-        off = timed(time.perf_counter, step, n_steps)
+    def on() -> float:
+        optimizer = optimizer_of(4)
         with MlflowRun.create(uri) as run, attach(optimizer, run=run, folder=folder):
-            on = timed(time.perf_counter, step, n_steps)
-        pairs.append((off, on))
+            return timed(time.perf_counter, lambda: (work(), optimizer.step()), n_steps)
+
+    pairs = []
+    for index in range(n_pairs):
+        measured = [off(), on()] if index % 2 else [on(), off()][::-1]
+        pairs.append((measured[0], measured[1]))
     return pairs
 
 

@@ -87,6 +87,11 @@ def twins(model: torch.nn.Module, lr: float) -> list[dict[str, Any]]:
 
 
 BAD_INPUT = [
+    (["scheduler.interval=null"], ["`scheduler.interval` must be one of step, epoch, but is None"]),
+    (["scheduler=steplr", "scheduler.gamma=null"], ["`scheduler` must stand 20 calls of step()", "fails at call 6"]),
+    (["scheduler=onecyclelr", "scheduler.total_steps=5"], ["must stand 460 calls of step()", "fails at call 6"]),
+    (["scheduler=onecyclelr", "scheduler.max_lr=-1"], ["`scheduler.max_lr` must be a number > 0, but is -1"]),
+    (["tracking.uri=sqlite:////proc/mlflow.db"], ["must lie where it can be written"]),
     # names
     (["scheduler=stepl"], ["stepl", "steplr", "cosineannealinglr", "onecyclelr", "constant"]),
     (["model=resnet"], ["resnet", "cnn", "mlp"]),
@@ -217,6 +222,15 @@ def test_a_sweep_is_a_run_for_each_value(command: Command, store: str, tmp_path:
         "0.1": pytest.approx([1e-2, 1e-3, 1e-4], rel=1e-12),
         "0.5": pytest.approx([1e-2, 5e-3, 2.5e-3], rel=1e-12),
     }
+
+
+def test_the_store_is_where_the_command_was_started(command: Command, tmp_path: Path) -> None:
+    """Whatever Hydra does to the current folder, store, spools and artifacts are beside one another."""
+    code, text = command("experiment=one_group", "trainer.epochs=1", "hydra.job.chdir=true")
+
+    assert code == 0, text
+    assert {"mlflow.db", "mlartifacts", ".lrtape"} <= {path.name for path in tmp_path.iterdir()}
+    assert list((tmp_path / "outputs").rglob("mlflow.db")) == []
 
 
 def test_an_interruption_is_no_traceback(command: Command, store: str) -> None:

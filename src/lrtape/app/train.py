@@ -46,11 +46,11 @@ def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequ
     cfg = resolve_horizons(cfg, length.epochs, length.steps)
     model = build_model(cfg, data).to(device)
     interval, monitor = cfg.scheduler.get("interval", "epoch"), cfg.scheduler.get("monitor")
-    rehearse(cfg, model, length.steps if interval == "step" else length.epochs)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_scheduler(cfg, optimizer)
     trainer = Trainer(model, data, optimizer, scheduler, interval, monitor, settings.trainer, device, settings.seed)
 
+    rehearse(cfg, model, length.steps if interval == "step" else length.epochs)
     # Refuses groups of one name, before there is a run.
     names = [group.name for group in Recorder(optimizer, 0, Keys()).groups]
     with open_run(settings.tracking, cfg, overrides) as run:
