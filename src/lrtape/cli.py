@@ -19,9 +19,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="lrtape", description="A tape recorder for learning rates.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train a model and record its learning rates; `lrtape train --help` says more")
-    recovering = commands.add_parser("recover", help="ship what trainings left behind that died, or lost their store")
+    recovering = commands.add_parser("recover", help="send what crashed trainings left in their spools to MLflow")
     recovering.add_argument("folder", nargs="?", type=Path, default=Path(".lrtape"), help="default: .lrtape")
-    recovering.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, or where the spool says")
+    recovering.add_argument(
+        "--tracking-uri", help="default: the URI in the spool, or $MLFLOW_TRACKING_URI where that hides a password"
+    )
     arguments = parser.parse_args()
     try:
         sys.exit(_recover(arguments.folder, arguments.tracking_uri))
@@ -46,8 +48,9 @@ def _recover(folder: Path, tracking_uri: str | None) -> int:
         )
     if tracking_uri is not None and has_password(tracking_uri):
         raise ConfigError(REFUSED_CREDENTIALS)
-    results = list(recover(folder, tracking_uri))
-    for result in results:
+    results = []
+    for result in recover(folder, tracking_uri):
+        results.append(result)
         fate = f"still on disk: {result.problem}" if result.problem else "recovered"
         print(f"{result.folder}: {result.points} values stored, {fate}")  # noqa: T201
     if not results:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import lrtape
-from lrtape.app.build import build_data, build_model, build_optimizer, build_scheduler, resolve_horizons
+from lrtape.app.build import build_data, build_model, build_optimizer
 from lrtape.app.checkpoint import Checkpoints, load_checkpoint
 from lrtape.app.config import check
 from lrtape.app.console import Console
 from lrtape.app.data import Data
 from lrtape.app.models import MLP
-from lrtape.app.trainer import Length, Trainer
+from lrtape.app.schedule import Length, build_schedule, resolve_horizons
+from lrtape.app.trainer import Trainer
 from lrtape.errors import ConfigError, TrainingDivergedError
 from lrtape.session import Session
 from lrtape.tape import Point, Tape
@@ -37,10 +38,10 @@ class NotingSGD(torch.optim.SGD):
         super().__init__(*args, **kwargs)
         self.used: list[list[float]] = []
         self.norms: list[float] = []
-        NotingSGD.last = self
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        NotingSGD.last = self  # not in __init__: the schedule is rehearsed on another one
         self.used.append([float(group["lr"]) for group in self.param_groups])
         gradients = []
         for group in self.param_groups:
@@ -116,15 +117,13 @@ def fit(compose: Compose, tmp_path: Path) -> Iterator[Callable[..., Fitted]]:
         torch.manual_seed(settings.seed)
         data = build_data(cfg)
         length = Length.of(data, settings.trainer)
-        cfg = resolve_horizons(cfg, *length)
+        cfg = resolve_horizons(cfg, length)
         model = build_model(cfg, data)
         optimizer = build_optimizer(cfg, model)
-        scheduler = build_scheduler(cfg, optimizer)
-        interval, monitor = cfg.scheduler.interval, cfg.scheduler.monitor
-        trainer = Trainer(
-            model, data, optimizer, scheduler, interval, monitor, settings.trainer, torch.device("cpu"), settings.seed
-        )
-        checkpoints = Checkpoints(tmp_path / "checkpoints", "a_run", model, optimizer, scheduler, trainer.scaler)
+        schedule = build_schedule(cfg, optimizer)
+        trainer = Trainer(model, data, optimizer, schedule, settings.trainer, torch.device("cpu"), settings.seed)
+        states = (model, optimizer, schedule.scheduler, trainer.scaler)
+        checkpoints = Checkpoints(tmp_path / "checkpoints", "a_run", *states)
         with (
             lrtape.attach(optimizer, run=None) as session,
             Console(settings.trainer, [group.name for group in session.groups], *length) as console,
@@ -274,7 +273,7 @@ def test_max_steps_ends_the_training(fit: Callable[..., Fitted]) -> None:
     assert fitted.memory.lrs == fitted.used
     assert fitted.trainer.length == Length(epochs=3, steps=7)
     assert list(tape["val/loss"].steps) == [2, 5, 6]
-    assert fitted.trainer.scheduler.state_dict()["T_max"] == 7
+    assert fitted.trainer.schedule.scheduler.state_dict()["T_max"] == 7
     assert NotingSGD.last.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
 
 
@@ -355,13 +354,13 @@ def validate(model: nn.Module, trainer: Trainer) -> float:
     return float(trainer.data.loss(model.eval()(inputs), targets))
 
 
-def test_a_checkpoint_goes_on_where_it_stopped(fit: Callable[..., Fitted]) -> None:
-    """Optimizer, scheduler and scaler take their states back, and the generators theirs."""
+def test_a_checkpoint_fits_what_it_came_from(fit: Callable[..., Fitted]) -> None:
+    """Optimizer, scheduler, scaler and generator take their states back from the file."""
     fitted = fit("scheduler=onecyclelr", "trainer.epochs=2", "trainer.precision='16'")
     checkpoint = load_checkpoint(fitted.checkpoints.last)
     trainer = fitted.trainer
     trainer.optimizer.load_state_dict(checkpoint["optimizer"])
-    trainer.scheduler.load_state_dict(checkpoint["scheduler"])  # type: ignore[attr-defined]
+    trainer.schedule.scheduler.load_state_dict(checkpoint["scheduler"])
     trainer.scaler.load_state_dict(checkpoint["scaler"])
     torch.set_rng_state(checkpoint["rng"]["torch"])
 

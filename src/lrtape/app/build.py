@@ -1,39 +1,20 @@
 """From config to objects. Whatever cannot be built is refused in one sentence that names the config key."""
 
 import inspect
-import math
 import re
 import warnings
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import default_collate
 
-from lrtape.app.config import SCHEDULER_KEYS
 from lrtape.app.data import Data
 from lrtape.errors import ConfigError, LRTapeError
-from lrtape.schedules import resolve_shares
-
-_LENGTHS = {"step_size", "T_max", "T_0", "total_steps", "total_iters"}
-"""Arguments that torch does not check, and that fail only after the first epochs."""
-
-MAX_REHEARSED_CALLS = 100_000
-"""About a second."""
-
-
-class Scheduler(Protocol):
-    """What every torch scheduler has."""
-
-    def step(self, *metrics: float) -> None:
-        """Set the lr of the next step; some take a metric."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
 
 
 def build_data(cfg: DictConfig) -> Data:
@@ -42,7 +23,7 @@ def build_data(cfg: DictConfig) -> Data:
     Raises:
         ConfigError: it cannot be built, is not a `Data`, or is empty.
     """
-    data = _build("data", cfg.data)
+    data = build("data", cfg.data)
     if not isinstance(data, Data):
         raise ConfigError(
             f"`data._target_` must build a lrtape.app.data.Data, but {cfg.data._target_} builds "
@@ -66,7 +47,7 @@ def build_model(cfg: DictConfig, data: Data) -> nn.Module:
     Raises:
         ConfigError: it cannot be built, is not a module, does not fit the data, or the data are not pairs of tensors.
     """
-    model = _build("model", cfg.model)
+    model = build("model", cfg.model)
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"`model._target_` must build a torch.nn.Module, but {cfg.model._target_} builds "
@@ -107,8 +88,8 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     Raises:
         ConfigError: one of them cannot be built.
     """
-    groups: list[dict[str, Any]] = _build("param_groups", cfg.param_groups, model, lr=cfg.optimizer.lr)
-    optimizer = _build("optimizer", cfg.optimizer, groups)
+    groups: list[dict[str, Any]] = build("param_groups", cfg.param_groups, model, lr=cfg.optimizer.lr)
+    optimizer = build("optimizer", cfg.optimizer, groups)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(
             f"`optimizer._target_` must build a torch.optim.Optimizer, but {cfg.optimizer._target_} builds "
@@ -117,69 +98,12 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     return optimizer
 
 
-def build_scheduler(cfg: DictConfig, optimizer: Optimizer) -> Scheduler:
-    """Build the ``scheduler`` group; shares of the run must be resolved already, see `resolve_horizons`.
+def build(group: str, node: DictConfig, *args: Any, **kwargs: Any) -> Any:
+    """Instantiate the config of a group.
 
     Raises:
-        ConfigError: it cannot be built, or a length in it is none.
+        ConfigError: it cannot be built; the text names the argument that is wrong, or the cause.
     """
-    for name in cfg.scheduler.keys() & _LENGTHS:
-        length = cfg.scheduler[name]
-        if name == "total_steps" and length is None:
-            continue  # OneCycleLR then takes epochs * steps_per_epoch.
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise ConfigError(
-                f"`scheduler.{name}` must be a whole number >= 1, or a share of the run as 30%, but is {length!r} "
-                "instead."
-            )
-    arguments = {key: value for key, value in cfg.scheduler.items() if key not in SCHEDULER_KEYS}
-    scheduler: Scheduler = _build("scheduler", OmegaConf.create(arguments), optimizer)
-    return scheduler
-
-
-def rehearse(cfg: DictConfig, model: nn.Module, n_calls: int) -> None:
-    """Step a schedule through the whole run, on an optimizer of its own, so that it cannot fail in the middle of it.
-
-    Schedulers that take a metric are left out: nobody knows it yet.
-
-    Args:
-        cfg: resolved.
-        model: its parameters are not touched.
-        n_calls: how often the run will step the scheduler.
-
-    Raises:
-        ConfigError: the scheduler raises, or sets an lr that is negative or not finite.
-    """
-    if cfg.scheduler.get("monitor") is not None:
-        return
-    optimizer = build_optimizer(cfg, model)
-    scheduler = build_scheduler(cfg, optimizer)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        for call in range(min(n_calls, MAX_REHEARSED_CALLS)):
-            try:
-                scheduler.step()
-            except Exception as error:
-                raise ConfigError(
-                    f"`scheduler` must stand {n_calls} calls of step(), the length of this run, but fails at call "
-                    f"{call + 1}: {type(error).__name__}: {error}. Change `scheduler.*`; a share, 100%, always fits."
-                ) from error
-            lrs = [float(group["lr"]) for group in optimizer.param_groups]
-            if not all(0 <= lr < math.inf for lr in lrs):
-                raise ConfigError(
-                    f"`scheduler` must set learning rates >= 0, but sets {lrs} at call {call + 1} of {n_calls}. Change "
-                    "`scheduler.*`."
-                )
-
-
-def resolve_horizons(cfg: DictConfig, n_epochs: int, n_steps: int) -> DictConfig:
-    """A copy of the config without interpolations, in which ``30%`` of a run is a number of epochs or steps."""
-    resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    length = n_steps if cfg.scheduler.get("interval") == "step" else n_epochs
-    return OmegaConf.create({**resolved, "scheduler": resolve_shares(resolved["scheduler"], length)})
-
-
-def _build(group: str, node: DictConfig, *args: Any, **kwargs: Any) -> Any:
     target = node.get("_target_")
     if target is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a training needs to go on, in a file that loads with ``weights_only=True``."""
+"""Checkpoints: the states of a training, in a file that loads with ``weights_only=True``."""
 
 import random
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from lrtape.app.build import Scheduler
+from lrtape.app.schedule import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _random_states() -> dict[str, Any]:
-    """Of every generator that a training uses, as tensors and plain values."""
+    """Of the global generators, as tensors and plain values."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lrtape.app.build import build_data, build_model, build_optimizer, build_scheduler, rehearse, resolve_horizons
+from lrtape.app.build import build_data, build_model, build_optimizer
 from lrtape.app.checkpoint import Checkpoints
 from lrtape.app.config import Settings
 from lrtape.app.console import Console
 from lrtape.app.run import open_run
-from lrtape.app.trainer import TRAIN_LOSS, VAL_LOSS, Length, Trainer, resolve_device
+from lrtape.app.schedule import Length, build_schedule, rehearse, resolve_horizons
+from lrtape.app.trainer import TRAIN_LOSS, VAL_LOSS, Trainer, resolve_device
 from lrtape.keys import Keys
 from lrtape.recorder import Recorder
 from lrtape.session import attach
@@ -43,19 +44,19 @@ def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequ
     device = resolve_device(settings.trainer.device)
     data = build_data(cfg)
     length = Length.of(data, settings.trainer)
-    cfg = resolve_horizons(cfg, length.epochs, length.steps)
+    cfg = resolve_horizons(cfg, length)
     model = build_model(cfg, data).to(device)
-    interval, monitor = cfg.scheduler.get("interval", "epoch"), cfg.scheduler.get("monitor")
     optimizer = build_optimizer(cfg, model)
-    scheduler = build_scheduler(cfg, optimizer)
-    trainer = Trainer(model, data, optimizer, scheduler, interval, monitor, settings.trainer, device, settings.seed)
-
-    rehearse(cfg, model, length.steps if interval == "step" else length.epochs)
+    schedule = build_schedule(cfg, optimizer)
+    trainer = Trainer(model, data, optimizer, schedule, settings.trainer, device, settings.seed)
+    rehearse(cfg, model, length)
     # Refuses groups of one name, before there is a run.
     names = [group.name for group in Recorder(optimizer, 0, Keys()).groups]
     with open_run(settings.tracking, cfg, overrides) as run:
         run.log_text(mask_credentials(OmegaConf.to_yaml(cfg)), "config/resolved.yaml")
-        checkpoints = Checkpoints(output_dir / "checkpoints", run.run_id, model, optimizer, scheduler, trainer.scaler)
+        checkpoints = Checkpoints(
+            output_dir / "checkpoints", run.run_id, model, optimizer, schedule.scheduler, trainer.scaler
+        )
         with (
             attach(
                 optimizer,

@@ -1,10 +1,9 @@
 """The reference trainer: one plain loop, in which every optimizer step is recorded."""
 
-import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,11 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from lrtape.app.build import Scheduler
 from lrtape.app.checkpoint import Checkpoints
 from lrtape.app.config import TrainerSettings
 from lrtape.app.console import Console
 from lrtape.app.data import Data
+from lrtape.app.schedule import Length, Schedule
 from lrtape.errors import ConfigError, TrainingDivergedError
 from lrtape.session import Session
 
@@ -27,27 +26,6 @@ VAL_LOSS = "val/loss"
 VAL_ACC = "val/acc"
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
-
-
-class Length(NamedTuple):
-    """How long a training is.
-
-    Attributes:
-        epochs: passes over the data, the last one perhaps cut short.
-        steps: optimizer steps altogether.
-    """
-
-    epochs: int
-    steps: int
-
-    @classmethod
-    def of(cls, data: Data, settings: TrainerSettings) -> "Length":
-        """From the size of the data; ``max_steps`` decides where it is set, else ``epochs``."""
-        n_batches = math.ceil(len(data.train) / settings.batch_size)  # type: ignore[arg-type]  # it is sized
-        per_epoch = math.ceil(n_batches / settings.accumulate_grad_batches)
-        if settings.max_steps is None:
-            return cls(settings.epochs, settings.epochs * per_epoch)
-        return cls(math.ceil(settings.max_steps / per_epoch), settings.max_steps)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -61,7 +39,9 @@ def resolve_device(name: str) -> torch.device:
             "`trainer.device` must be a device of this machine, but is 'cuda', and torch finds no CUDA. Use "
             "`trainer.device=auto`, or install a CUDA build of torch."
         )
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 class Trainer:
@@ -71,9 +51,7 @@ class Trainer:
         model: on its device already.
         data: what to train on.
         optimizer: of the model's parameters.
-        scheduler: of the optimizer.
-        interval: when the scheduler is stepped, after each optimizer ``step`` or each ``epoch``.
-        monitor: the metric that the scheduler is given, ``val/loss`` say, or ``None``.
+        schedule: of the optimizer.
         settings: everything else.
         device: where the batches go.
         seed: of the order of the batches.
@@ -84,9 +62,7 @@ class Trainer:
         model: nn.Module,
         data: Data,
         optimizer: Optimizer,
-        scheduler: Scheduler,
-        interval: str,
-        monitor: str | None,
+        schedule: Schedule,
         settings: TrainerSettings,
         device: torch.device,
         seed: int,
@@ -94,16 +70,14 @@ class Trainer:
         self.model = model
         self.data = data
         self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.interval = interval
-        self.monitor = monitor
+        self.schedule = schedule
         self.settings = settings
         self.device = device
         self.length = Length.of(data, settings)
         self.scaler = GradScaler(device.type, enabled=settings.precision == "16")
         self._train_batches = self._batches(data.train, torch.Generator().manual_seed(seed))
         self._val_batches = self._batches(data.val) if data.val is not None else None
-        self._check_monitor()
+        schedule.check_monitor(self._metric_names())
         self.steps = 0
         self._used_lrs = self._lrs()
         # GradScaler skips a step whose gradients overflow: then the optimizer, and this hook, are not called.
@@ -130,8 +104,8 @@ class Trainer:
                 if stepped:
                     for name in metrics.keys() - {TRAIN_LOSS}:
                         session.log(name, metrics[name], self.steps - 1)
-            if self.interval == "epoch" and stepped:
-                self._step_scheduler(metrics)
+            if stepped:
+                self.schedule.after_epoch(metrics)
             console.epoch(epoch, self.steps - 1, self._used_lrs, self._lrs(), metrics)
 
             checkpoints.save(checkpoints.last, epoch + 1, self.steps)
@@ -165,8 +139,7 @@ class Trainer:
                     f"that step were {self._used_lrs}."
                 )
             if stepped:
-                if self.interval == "step":
-                    self.scheduler.step()
+                self.schedule.after_step()
                 console.step(epoch, step, self._used_lrs, self._lrs(), loss)
         return sum(losses) / len(losses)
 
@@ -243,31 +216,6 @@ class Trainer:
 
     def _is_due(self, epoch: int) -> bool:
         return (epoch + 1) % self.settings.val_every_n_epochs == 0 or epoch + 1 == self.length.epochs
-
-    def _step_scheduler(self, metrics: Mapping[str, float]) -> None:
-        """At the end of an epoch. A scheduler that takes a metric waits for an epoch that has it."""
-        if self.monitor is None:
-            self.scheduler.step()
-        elif self.monitor in metrics:
-            self.scheduler.step(metrics[self.monitor])
-
-    def _check_monitor(self) -> None:
-        names, kind = self._metric_names(), type(self.scheduler).__name__
-        # torch's other schedulers take nothing, or an epoch, which a metric must not be mistaken for.
-        parameter = next(iter(inspect.signature(self.scheduler.step).parameters.values()), None)
-        if self.monitor is None:
-            if parameter is not None and parameter.default is parameter.empty:
-                raise ConfigError(
-                    f"`scheduler.monitor` must be set for {kind}, which takes a metric: one of {', '.join(names)}."
-                )
-        elif parameter is None or parameter.name == "epoch":
-            raise ConfigError(
-                f"`scheduler.monitor` must be null for {kind}, which takes no metric, but is {self.monitor!r} instead."
-            )
-        elif self.monitor not in names:
-            raise ConfigError(
-                f"`scheduler.monitor` must be one of {', '.join(names)}, but is {self.monitor!r} instead."
-            )
 
     def _metric_names(self) -> list[str]:
         validated = [VAL_LOSS, *([VAL_ACC] if self.data.classification else [])]
