@@ -59,7 +59,7 @@ def test_a_damaged_spool_is_kept(store: str) -> None:
     leave_behind(Path(".lrtape/x"), run, Status.FINISHED, store).close()
     spool = Path(".lrtape/x/spool")
     data = bytearray(spool.read_bytes())
-    data[-40] ^= 0xFF
+    data[-80] ^= 0xFF
     spool.write_bytes(data)
     (result,) = recover(Path(".lrtape"))
 

@@ -120,12 +120,12 @@ def test_a_damaged_progress_is_not_believed(folder: SpoolFolder) -> None:
 def test_damage_is_no_end(folder: SpoolFolder) -> None:
     """What is behind a damaged frame is never taken for sent: the shipper says where the damage is, and stops."""
     data = bytearray(folder.spool.read_bytes())
-    data[-10] ^= 0xFF
+    data[len(data) // 2] ^= 0xFF
     folder.spool.write_bytes(data)
     sink = FailingSink()
     shipped = ship(folder, sink, DeadWriter())
 
-    assert len(sink.stored) == shipped.points == 2 * (N_STEPS - 1)
+    assert 0 < len(sink.stored) == shipped.points < 2 * N_STEPS
     assert "is damaged: what is behind its byte" in shipped.error
     assert folder.load_progress().error == shipped.error
 

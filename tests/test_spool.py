@@ -75,6 +75,35 @@ def test_a_flipped_byte_is_never_taken_for_a_value(tmp_path: Path) -> None:
         assert len(read) < len(FRAMES)
 
 
+def test_damage_is_told_from_a_torn_tail(tmp_path: Path) -> None:
+    """Any damaged byte before the last frame is damage, in its length too; a tail cut at any byte is none."""
+    whole = write_spool(tmp_path / "spool", FRAMES).read_bytes()
+    start = len(write_spool(tmp_path / "empty", []).read_bytes())
+    last = len(whole) - len(write_spool(tmp_path / "all_but_the_last", FRAMES[:-1]).read_bytes())
+    for position in range(start, len(whole) - last):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x55
+        (tmp_path / "damaged").write_bytes(damaged)
+        with SpoolReader(tmp_path / "damaged") as reader:
+            list(reader.frames())
+            assert reader.is_damaged()
+    for cut in range(start, len(whole) + 1):
+        (tmp_path / "cut").write_bytes(whole[:cut])
+        with SpoolReader(tmp_path / "cut") as reader:
+            list(reader.frames())
+            assert not reader.is_damaged()
+
+
+def test_looking_for_damage_takes_nothing_away(tmp_path: Path) -> None:
+    """A frame that arrives just before the look is still yielded after it."""
+    writer = SpoolWriter(tmp_path / "spool", HEADER)
+    with SpoolReader(tmp_path / "spool") as reader:
+        assert list(reader.frames()) == []
+        writer.write(GROUPS)
+        assert not reader.is_damaged()
+        assert list(reader.frames()) == [GROUPS]
+
+
 @settings(max_examples=25)
 @given(st.lists(st.integers(1, 200), max_size=30))
 def test_a_growing_spool_is_read_to_its_end(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:

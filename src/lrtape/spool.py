@@ -84,7 +84,7 @@ _KIND_OF: dict[type, Kind] = {
 _DECODER: dict[int, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(noun) for noun, kind in _KIND_OF.items()
 }
-_CRC_OF_KIND = {kind: crc32(bytes([kind])) for kind in Kind}
+_CRC_OF_KIND: dict[int, int] = {kind: crc32(bytes([kind])) for kind in Kind}
 _KIND_AND_CRC_OF = {noun: (int(kind), _CRC_OF_KIND[kind]) for noun, kind in _KIND_OF.items()}
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -92,6 +92,24 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def _frame(kind: Kind, payload: bytes) -> bytes:
     return _pack_prefix(len(payload), crc32(payload, _CRC_OF_KIND[kind]), kind) + payload
+
+
+def _parse(data: bytes, position: int) -> Frame | None:
+    """The frame that begins at `position`, if it is whole and its checksum is right."""
+    if len(data) - position < _PREFIX.size:
+        return None
+    length, crc, kind = _PREFIX.unpack_from(data, position)
+    begin = position + _PREFIX.size
+    if kind not in _DECODER or begin + length > len(data):
+        return None
+    payload = data[begin : begin + length]
+    if crc32(payload, _CRC_OF_KIND[kind]) != crc:
+        return None
+    try:
+        frame: Frame = _DECODER[kind].decode(payload)
+    except msgspec.DecodeError:
+        return None
+    return frame
 
 
 class SpoolWriter:
@@ -203,19 +221,13 @@ class SpoolReader:
     def _next(self) -> Frame | None:
         if not self._buffered(_PREFIX.size):
             return None
-        length, crc, kind = _PREFIX.unpack_from(self._buffer, self._position)
-        if length > _MAX_PAYLOAD_BYTES or kind not in _DECODER or not self._buffered(_PREFIX.size + length):
+        length = _PREFIX.unpack_from(self._buffer, self._position)[0]
+        if length > _MAX_PAYLOAD_BYTES or not self._buffered(_PREFIX.size + length):
             return None
-        begin = self._position + _PREFIX.size
-        payload = self._buffer[begin : begin + length]
-        if crc32(payload, _CRC_OF_KIND[Kind(kind)]) != crc:
-            return None
-        try:
-            frame: Frame = _DECODER[kind].decode(payload)
-        except msgspec.DecodeError:
-            return None
-        self._position = begin + length
-        self.offset += _PREFIX.size + length
+        frame = _parse(self._buffer, self._position)
+        if frame is not None:
+            self._position += _PREFIX.size + length
+            self.offset += _PREFIX.size + length
         return frame
 
     def _buffered(self, n_bytes: int) -> bool:
@@ -228,14 +240,15 @@ class SpoolReader:
         return len(self._buffer) - self._position >= n_bytes
 
     def is_damaged(self) -> bool:
-        """Whether the next frame has all its bytes and is wrong all the same: no torn tail, which a writer may mend."""
+        """Whether there is a whole frame somewhere behind the next one, which itself cannot be read.
+
+        Then the next one is no torn tail, which its writer may cut off, and which has nothing behind it.
+        """
         self._file.seek(self.offset)
-        prefix = self._file.read(_PREFIX.size)
-        if len(prefix) < _PREFIX.size:
+        rest = self._file.read()
+        if _parse(rest, 0) is not None:
             return False
-        length, _, kind = _PREFIX.unpack(prefix)
-        whole = self.offset + _PREFIX.size + length <= os.fstat(self._file.fileno()).st_size
-        return (whole or length > _MAX_PAYLOAD_BYTES or kind not in _DECODER) and self._next() is None
+        return any(_parse(rest, position) is not None for position in range(1, len(rest) - _PREFIX.size + 1))
 
     def points_of(self, frame: Frame) -> list[Point]:
         """The rows that a frame means for a tracking store; none for a frame that is not about values."""
