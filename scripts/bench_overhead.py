@@ -1,4 +1,4 @@
-"""What recording costs: ``python scripts/bench_overhead.py > benchmarks/overhead-$(date +%F).md`` (about two minutes).
+"""What recording costs: ``python scripts/bench_overhead.py > benchmarks/overhead-$(date +%F).md`` (about three minutes).
 
 Three questions, each answered on a real SQLite store with a real shipper where one is involved:
 
@@ -80,7 +80,7 @@ def millisecond_of_work() -> Callable[[], object]:
     return work
 
 
-def loop_wall(uri: str, folder: Path, n_pairs: int = 5, n_steps: int = 4000) -> list[tuple[float, float]]:
+def loop_wall(uri: str, folder: Path, n_pairs: int = 11, n_steps: int = 4000) -> list[tuple[float, float]]:
     """Seconds a step with recording off and on, pair by pair."""
     work = millisecond_of_work()
 

@@ -39,10 +39,15 @@ class ParentProcess:
         return not self._dead
 
 
+NICENESS = 10
+"""The training goes first: under contention this process gets about a tenth of what the trainer gets."""
+
+
 def main() -> None:
     """Ship; and if the training process is dead by then, end its run and clear up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     folder = SpoolFolder(Path(sys.argv[1]))
     settings = json.loads(sys.stdin.readline())
