@@ -1,4 +1,4 @@
-"""What recording costs: ``python scripts/bench_overhead.py > benchmarks/overhead-$(date +%F).md`` (about three minutes).
+"""What recording costs: ``python scripts/bench_overhead.py > benchmarks/overhead-$(date +%F).md`` (three minutes).
 
 Three questions, each answered on a real SQLite store with a real shipper where one is involved:
 
