@@ -153,7 +153,7 @@ BAD_INPUT = [
 ]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="proves the refusal of CUDA where there is none")
 def test_a_device_that_is_not_there_is_refused(command: Command, tmp_path: Path) -> None:
     """`device=cuda` without CUDA does not fall back in silence."""
     code, text = command("trainer.device=cuda")

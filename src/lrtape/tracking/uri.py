@@ -12,13 +12,13 @@ _SQLITE = re.compile(r"sqlite(?:\+\w+)?://")
 _USER = re.compile(r"(?<!\w)(?!sqlite)([\w+.\-]+://)\S+@")
 _USER_WITH_PASSWORD = re.compile(r"(?<!\w)(?!sqlite)[\w+.\-]+://[^\s/@]*:\S*@")
 _SECRET_IN_QUERY = re.compile(
-    r"(?i)([?&][^=&\s]*(?:pass|pwd|token|secret|key|odbc_connect)[^=&\s]*=)[^&\s]+", re.IGNORECASE
+    r"([?&][^=&\s]*(?:pass|pwd|token|secret|key|odbc_connect)[^=&\s]*=)[^&\s]+", re.IGNORECASE
 )
 MASK = "***"
 """Stands for credentials wherever a URI is shown or stored."""
 
 REFUSED_CREDENTIALS = (
-    "`tracking.uri` must not carry a password: Hydra writes the config to disk, and a command line is public. Put the "
+    "a tracking URI must not carry a password here: a config is written to disk, and a command line is public. Put the "
     "URI into the environment variable MLFLOW_TRACKING_URI, or the user and the password of a server into "
     "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
 )
