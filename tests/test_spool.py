@@ -1,6 +1,9 @@
+import contextlib
 import os
 import resource
+import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +38,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     with SpoolReader(write_spool(tmp_path / "spool", FRAMES)) as reader:
         assert reader.header == HEADER
         assert list(reader.frames()) == FRAMES
-        assert reader.end == Status.FINISHED
+        assert reader.end == End(Status.FINISHED)
 
 
 @given(lrs=st.lists(st.floats(allow_nan=False), min_size=2, max_size=2), step=st.integers(0, 2**62))
@@ -149,25 +152,121 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         SpoolReader(tmp_path / "y")
 
 
-def test_a_full_disk_costs_frames_and_nothing_else(tmp_path: Path) -> None:
-    """A write that the disk refuses, or takes half of, is counted; the frames around it stay readable."""
-    writer = SpoolWriter(tmp_path / "spool", HEADER)
-    assert writer.write(GROUPS)
+@contextlib.contextmanager
+def full_disk(writer: SpoolWriter, room: int) -> Iterator[None]:
+    """No file may grow further than `room` bytes beyond the size that the spool has now."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (writer.size + 10, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (writer.size + room, before[1]))
     try:
-        assert not writer.write(FRAMES[1])  # ten bytes fit
-        assert not writer.write(FRAMES[4])
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert writer.write(FRAMES[4])
+
+
+def records(n: int) -> list[Frame]:
+    return [Record(0, step, step, [0.1, 0.2]) for step in range(n)]
+
+
+@pytest.mark.parametrize("room", [0, 10, 100])
+def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path: Path, room: int) -> None:
+    """What the disk refuses, or takes half of, is held, and written in its order as soon as there is room."""
+    writer = SpoolWriter(tmp_path / "spool", HEADER)
+    assert writer.write(GROUPS)
+    frames = records(1000)
+    with full_disk(writer, room):
+        assert all(writer.write(frame) for frame in frames[:700])
+        assert writer.lost > 690
+        with SpoolReader(tmp_path / "spool") as reader:
+            seen = list(reader.frames())
+        assert seen == [GROUPS, *frames[: len(seen) - 1]]
+    assert all(writer.write(frame) for frame in frames[700:])
+    writer.end(Status.FINISHED)
+    writer.close()
+
+    assert writer.lost == 0
+    with SpoolReader(tmp_path / "spool") as reader:
+        assert list(reader.frames()) == [GROUPS, *frames, End(Status.FINISHED)]
+
+
+def test_a_disk_that_stays_full_costs_frames_and_nothing_else(tmp_path: Path) -> None:
+    """The frames that never fitted are counted, in the last frame too, and those around them stay readable."""
+    writer = SpoolWriter(tmp_path / "spool", HEADER)
+    assert writer.write(GROUPS)
+    long = Point("k" * 200, 0, 0, 0.0)
+    with full_disk(writer, 100):
+        for frame in (FRAMES[1], long, FRAMES[1]):
+            assert writer.write(frame)
+        writer.end(Status.FAILED, 2.5)
     writer.close()
 
     assert (writer.lost, writer.error is not None) == (2, True)
     with SpoolReader(tmp_path / "spool") as reader:
-        assert list(reader.frames()) == [GROUPS, FRAMES[4]]
+        assert list(reader.frames()) == [GROUPS, FRAMES[1], End(Status.FAILED, 2.5, lost=2)]
+
+
+def test_what_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that stays full for days does not fill the memory: what is too much is refused, and counted."""
+    monkeypatch.setattr("lrtape.spool.MAX_HELD_BYTES", 1000)
+    writer = SpoolWriter(tmp_path / "spool", HEADER)
+    with full_disk(writer, 0):
+        taken = [writer.write(frame) for frame in records(100)]
+    assert taken == sorted(taken, reverse=True)
+    assert 0 < sum(taken) < 50
+    assert writer.lost == 100
+
+
+def test_a_deleted_spool_is_written_anew(tmp_path: Path) -> None:
+    """As long as its writer lives, the file can be had again, with all that is in it."""
+    path = tmp_path / "folder" / "spool"
+    path.parent.mkdir()
+    writer = SpoolWriter(path, HEADER)
+    assert writer.is_there()
+    shutil.rmtree(path.parent)
+    assert not writer.is_there()
+    for frame in FRAMES:
+        writer.write(frame)
+    writer.restore()
+    writer.close()
+
+    with SpoolReader(path) as reader:
+        assert list(reader.frames()) == FRAMES
+
+
+@settings(max_examples=200)
+@given(
+    cut=st.integers(0, 400),
+    flips=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 255)), max_size=4),
+    garbage=st.binary(max_size=60),
+)
+def test_any_damage_leaves_the_intact_prefix(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flips: list[tuple[int, int]], garbage: bytes
+) -> None:
+    """Truncated, flipped and followed by garbage: every frame before the damage, no value that was not written."""
+    folder = tmp_path_factory.mktemp("spool")
+    whole = write_spool(folder / "spool", FRAMES).read_bytes()
+    damaged = bytearray(whole[:cut])
+    for position, mask in flips:
+        if position < len(damaged):
+            damaged[position] ^= mask
+    damaged += garbage
+    (folder / "damaged").write_bytes(damaged)
+    intact = next((i for i, (a, b) in enumerate(zip(whole, damaged, strict=False)) if a != b), len(damaged))
+    try:
+        with SpoolReader(folder / "damaged") as reader:
+            read = list(reader.frames())
+            reader.is_damaged()
+    except SpoolError:
+        assert intact < len(write_spool(folder / "header", []).read_bytes())
+        return
+    assert read == FRAMES[: len(read)]
+    n_whole = 0
+    while (
+        n_whole < len(FRAMES) and len(write_spool(folder / f"{n_whole}", FRAMES[: n_whole + 1]).read_bytes()) <= intact
+    ):
+        n_whole += 1
+    assert len(read) >= n_whole
 
 
 def test_a_batch_ends_on_a_whole_frame(tmp_path: Path) -> None:

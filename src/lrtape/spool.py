@@ -11,11 +11,13 @@ Every frame is one unbuffered append, so a process that is killed loses nothing 
 stops at the first frame that is not whole and never guesses. No credential is ever written into a spool.
 """
 
+import contextlib
 import enum
 import errno
 import fcntl
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,10 @@ MAGIC = b"LRTAPE\x00\x01"
 _PREFIX = struct.Struct("<IIB")
 _pack_prefix = _PREFIX.pack
 _MAX_PAYLOAD_BYTES = 1 << 26
+MAX_HELD_BYTES = 1 << 26
+"""Half a million steps of four groups."""
+MAX_HELD_FRAMES_A_WRITE = 256
+"""About 0.3 ms."""
 _READ_BYTES = 1 << 20
 
 
@@ -52,23 +58,36 @@ class Header:
     """The first frame: where all the others belong.
 
     Attributes:
-        run_id: of an MLflow run.
+        run_id: of an MLflow run; empty for a run that is still to be created, see `lrtape.tracking.planned_run`.
         owns_run: whether the recording started the run, and ends it.
         tracking_uri: where that run is, credentials masked.
         created_ms: when the recording began, in Unix milliseconds.
+        recording_id: eight hex digits; a run may have several recordings: one that was resumed, say.
+        keep: whether the spool shall stay when everything is stored.
     """
 
     run_id: str
     owns_run: bool
     tracking_uri: str
     created_ms: int
+    recording_id: str = ""
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last frame of a recording that was ended. Without one the recording goes on, or its process was killed."""
+    """The last frame of a recording that was ended. Without one the recording goes on, or its process was killed.
+
+    Attributes:
+        status: how the training ended.
+        us_per_step: what recording one step took on the training thread, in microseconds: the median of samples;
+            ``None`` without any.
+        lost: number of frames that could never be written.
+    """
 
     status: Status
+    us_per_step: float | None = None
+    lost: int = 0
 
 
 Frame = Header | GroupLayout | Record | Point | Finding | End
@@ -115,8 +134,9 @@ def _parse(data: bytes, position: int) -> Frame | None:
 class SpoolWriter:
     """Appends frames to a new spool. Called by the training thread; one `write` per frame, unbuffered.
 
-    A write that fails (disk full, say) does not raise: the frame is dropped, the file is cut back to its last whole
-    frame, and `error` and `lost` tell about it. The next write tries again.
+    A write that fails (disk full, say) does not raise: the file is cut back to its last whole frame, and the frame is
+    held in memory, with all that follow it, until a later write succeeds. Only what is over `MAX_HELD_BYTES`, or is
+    still held at `close`, is lost; `lost` and `error` tell about it.
 
     Args:
         path: the file to create; it must not exist.
@@ -128,40 +148,120 @@ class SpoolWriter:
 
     def __init__(self, path: Path, header: Header) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # Readable too, for `restore`.
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)  # for as long as this process lives: others see that it does
-        self.lost = 0
         self.error: OSError | None = None
-        first = MAGIC + _frame(Kind.HEADER, _encode(header))
-        if os.write(self._fd, first) != len(first):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._n_refused = 0
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._whole_bytes: int | None = None
+        self._size = 0
+        self._append(MAGIC + _frame(Kind.HEADER, _encode(header)))
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
-        return self._path.stat().st_size
+        return os.fstat(self._fd).st_size if self._fd >= 0 else self._size
+
+    @property
+    def lost(self) -> int:
+        """How many frames are not in the file."""
+        return self._n_refused + len(self._held)
 
     def write(self, frame: Frame) -> bool:
-        """Append one frame and say whether it is in the file. Most of its cost is one system call."""
-        # _frame(), without the call: this runs in every step.
+        """Append one frame and say whether it is safe. Most of its cost is one system call."""
+        # _frame() and _append(), without the calls: this runs in every step.
         kind, crc = _KIND_AND_CRC_OF[type(frame)]
         payload = _encode(frame)
         data = _pack_prefix(len(payload), crc32(payload, crc), kind) + payload
+        if self._held:
+            return self._hold(data) and self._write_held()
         try:
             written = os.write(self._fd, data)
-            if written == len(data):
-                return True
-            # What follows a torn frame could never be read.
-            os.ftruncate(self._fd, self.size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self.lost += 1
             self.error = error
+            return self._hold(data)
+        if written == len(data):
+            return True
+        self._cut_off(written)
+        return self._hold(data)
+
+    def _append(self, data: bytes) -> None:
+        if self._whole_bytes is not None:
+            os.ftruncate(self._fd, self._whole_bytes)
+            self._whole_bytes = None
+        written = os.write(self._fd, data)
+        if written < len(data):
+            self._cut_off(written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _cut_off(self, torn_bytes: int) -> None:
+        """Cut the file back to its last whole frame: what follows a torn one could never be read."""
+        self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._whole_bytes = self.size - torn_bytes  # what _append() does again, should it fail here
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self._whole_bytes)
+
+    def _hold(self, data: bytes) -> bool:
+        if self._fd < 0 or self._held_bytes + len(data) > MAX_HELD_BYTES:
+            self._n_refused += 1
             return False
+        self._held.append(data)
+        self._held_bytes += len(data)
+        return True
+
+    def _write_held(self) -> bool:
+        """Write what is held, in order, as far as it goes; not so much at once that the training would notice."""
+        try:
+            for _ in range(min(MAX_HELD_FRAMES_A_WRITE, len(self._held))):
+                self._append(self._held[0])
+                self._held_bytes -= len(self._held.popleft())
+        except OSError as error:
+            self.error = error
+        return True
+
+    def tend(self) -> None:
+        """Try to write what is held. Does not raise."""
+        if self._held:
+            self._write_held()
+
+    def end(self, status: Status, us_per_step: float | None = None) -> None:
+        """Write whatever is still held, and the last frame; nothing may follow. Does not raise."""
+        before = None
+        while self._held and len(self._held) != before:
+            before = len(self._held)
+            self._write_held()
+        self._n_refused += len(self._held)
+        self._held.clear()
+        try:
+            self._append(_frame(Kind.END, _encode(End(status, us_per_step, self._n_refused))))
+        except OSError as error:
+            self.error = error
+
+    def is_there(self) -> bool:
+        """Whether the file still has its name: somebody may have deleted it."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except OSError:
+            return False
+
+    def restore(self) -> None:
+        """Write a file that was deleted anew: this process still has it open.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("wb") as copy:
+            position = 0
+            while data := os.pread(self._fd, _READ_BYTES, position):
+                position += copy.write(data)
 
     def close(self) -> None:
         """Close the file; idempotent."""
         if self._fd >= 0:
+            self._size = self.size
             os.close(self._fd)
             self._fd = -1
 
@@ -190,7 +290,7 @@ class SpoolReader:
         self._position = 0
         self._keys: dict[int, list[str]] = {}
         self.offset = len(MAGIC)
-        self.end: Status | None = None
+        self.end: End | None = None
         magic = self._file.read(len(MAGIC))
         if magic != MAGIC:
             self.close()
@@ -213,7 +313,7 @@ class SpoolReader:
             if isinstance(frame, GroupLayout):
                 self._keys[frame.optimizer_index] = [group.key for group in frame.groups]
             elif isinstance(frame, End):
-                self.end = frame.status
+                self.end = frame
             yield frame
         # A torn frame may yet be cut off and written again: read its bytes anew next time.
         self._buffer, self._position = b"", 0
