@@ -14,9 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
     ["errors", "tape", "keys"],
-    ["lines", "spool", "spool_folder", "groups", "schedules"],
-    ["recorder", "tracking"],
+    ["compare", "lines", "spool", "spool_folder", "tape_file", "terminal", "groups", "schedules"],
+    ["recorder", "tracking", "shipper_process"],
     ["outbox", "shipper"],
+    ["delivery"],
     ["companion"],
     ["session", "recover"],
     ["autolog"],

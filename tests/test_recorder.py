@@ -17,11 +17,15 @@ class Memory:
     def __init__(self) -> None:
         self.frames: list[GroupLayout | Record | Finding] = []
         self.fails = False
+        self.tended = 0
 
     def write(self, frame: GroupLayout | Record | Finding) -> bool:
         if not self.fails:
             self.frames.append(frame)
         return not self.fails
+
+    def tend(self) -> None:
+        self.tended += 1
 
     @property
     def lrs(self) -> list[list[float]]:

@@ -8,7 +8,7 @@ from lrtape.shipper import BATCH_POINTS, DeadWriter, Shipped, ship
 from lrtape.spool import End, Frame, Header, SpoolWriter, read_spool
 from lrtape.spool_folder import Progress, SpoolFolder
 from lrtape.tape import Group, GroupLayout, Point, Record, Status, Tape
-from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.sink import RefusedError, RefusedPointsError
 
 N_STEPS = 1200
 
@@ -100,12 +100,55 @@ def test_patience_ends_some_time_after_the_writer(folder: SpoolFolder) -> None:
     assert len(read_spool(folder.spool)["lr/a"]) == N_STEPS
 
 
-def test_a_refusal_is_not_repeated(folder: SpoolFolder) -> None:
-    """When the store refuses for good, the shipper says so and stops."""
-    sink = FailingSink(RefusedError("the run is deleted"))
-    ship(folder, sink, DeadWriter())
+def test_a_refusal_ends_the_shipping_of_what_has_ended(folder: SpoolFolder) -> None:
+    """When the recording is over and the store refuses for good, the shipper says so and stops."""
+    sink = FailingSink(*[RefusedError("the run is deleted")] * 9)
+    shipped = ship(folder, sink, DeadWriter())
 
-    assert (sink.stored, folder.load_progress().refused) == ([], True)
+    assert (sink.stored, folder.load_progress().refused, shipped.error) == ([], True, "the run is deleted")
+    assert len(sink.errors) == 7  # a second try, as somebody may have mended it meanwhile
+
+
+def test_a_refusal_is_outlasted_while_the_recording_goes_on(tmp_path: Path) -> None:
+    """Somebody may restore the run, or give the permission: then everything arrives."""
+    folder = SpoolFolder(tmp_path)
+    records = [Record(0, step, step, [0.5]) for step in range(4)]
+    writer = ScriptedWriter(folder.spool, *records, End(Status.FINISHED))
+    sink = FailingSink(RefusedError("the run is deleted"))
+    shipped = ship(folder, sink, writer)
+
+    assert [point.step for point in sink.stored] == [0, 1, 2, 3]
+    assert (shipped.error, folder.load_progress().refused) == ("", False)
+
+
+class PickySink(FailingSink):
+    """Takes all keys but one."""
+
+    def send(self, points: Sequence[Point]) -> None:
+        if any(point.key == "lr/b" for point in points):
+            raise RefusedPointsError("lr/b is no key")
+        super().send(points)
+
+
+def test_a_refused_key_does_not_cost_the_others(folder: SpoolFolder) -> None:
+    """The values of the other keys are stored, and the refused ones are counted and named."""
+    sink = PickySink()
+    shipped = ship(folder, sink, DeadWriter())
+    progress = folder.load_progress()
+
+    assert [point.step for point in sink.stored] == list(range(N_STEPS))
+    assert {point.key for point in sink.stored} == {"lr/a"}
+    assert shipped.refused == {"lr/b": (N_STEPS, "lr/b is no key")}
+    assert (progress.refused_keys, progress.points) == (("lr/b",), N_STEPS)
+    assert "lr/b is no key" in progress.error
+
+
+def test_the_last_word_stands_for_an_end_that_could_not_be_written(folder: SpoolFolder) -> None:
+    """Where the disk is full, the writer says through its pipe how the training ended."""
+    writer = DeadWriter()
+    writer.last_word = Status.FINISHED
+
+    assert ship(folder, FailingSink(), writer).end == End(Status.FINISHED)
 
 
 def test_a_damaged_progress_is_not_believed(folder: SpoolFolder) -> None:
@@ -145,8 +188,9 @@ class ScriptedWriter:
         self.spool = SpoolWriter(path, Header("run", True, "uri", 1))
         self.spool.write(GroupLayout(0, (Group("a", "lr/a"),)))
         self._script = list(script)
+        self.last_word: Status | None = None
 
-    def is_alive(self, wait_s: float) -> bool:
+    def is_recording(self, wait_s: float) -> bool:
         if self._script:
             self.spool.write(self._script.pop(0))
         return bool(self._script)
@@ -161,7 +205,7 @@ def test_a_growing_spool_is_followed_until_its_end(tmp_path: Path) -> None:
     shipped = ship(folder, sink, writer)
 
     assert sink.batches == [1, 1]
-    assert shipped == Shipped(2, Status.FINISHED)
+    assert shipped == Shipped(2, end)
     assert folder.load_progress().offset == writer.spool.size
 
 

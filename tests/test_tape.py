@@ -46,3 +46,22 @@ def test_tapes_that_differ_in_one_bit_are_not_equal() -> None:
 def test_the_learning_rates_alone() -> None:
     """`lr` leaves out every key that is not a learning rate."""
     assert list(Tape([Point("train/loss", 0, 0, 1.0), Point("lr/a", 0, 0, 1.0)]).lr) == ["lr/a"]
+
+
+@given(POINTS, POINTS)
+def test_a_union_has_every_row_once(first: list[Point], second: list[Point]) -> None:
+    """What two tapes share is there once, what they do not share is all there, and the order is that of any tape."""
+    shared = first[: len(first) // 2]
+    union = Tape.union([Tape(first), Tape([*shared, *second])])
+
+    assert sorted(map(repr, union.points())) == sorted({repr(point) for point in (*first, *second)})
+    for series in union.values():
+        rows = list(zip(series.steps, series.times_ms, strict=True))
+        assert rows == sorted(rows)
+
+
+def test_a_union_of_a_training_and_its_resumption_is_their_sequence() -> None:
+    """The second goes on where the first one stopped."""
+    points = [Point("lr/a", step, step, 0.1) for step in range(10)]
+
+    assert dict(Tape.union([Tape(points[:4]), Tape(points[4:]), Tape()])) == dict(Tape(points))

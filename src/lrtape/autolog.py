@@ -10,7 +10,16 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.errors import ConfigError
-from lrtape.session import ACTIVE_RUN, CLOSE_TIMEOUT_S, FOLDER, Session, check_interval, default_name, open_session
+from lrtape.session import (
+    ACTIVE_RUN,
+    CLOSE_TIMEOUT_S,
+    FOLDER,
+    Session,
+    check_fsync,
+    check_interval,
+    default_name,
+    open_session,
+)
 
 _autolog: "_Autolog | None" = None
 
@@ -20,6 +29,8 @@ def autolog(
     disable: bool = False,
     print_every_n_steps: int | None = None,
     folder: str | Path = FOLDER,
+    keep_spool: bool = False,
+    fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
 ) -> None:
     """Record every step of every optimizer of this process, whenever it is made, into the active MLflow run.
@@ -36,6 +47,8 @@ def autolog(
         disable: stop, wait until everything is stored, and forget everything.
         print_every_n_steps: see `attach`.
         folder: see `attach`.
+        keep_spool: see `attach`.
+        fsync_every_s: see `attach`.
         close_timeout_s: see `attach`.
 
     Raises:
@@ -48,13 +61,14 @@ def autolog(
         _autolog = None
         return
     check_interval(print_every_n_steps)
+    check_fsync(fsync_every_s)
     if _autolog is not None and _autolog.is_on:
         return
 
     from lrtape.tracking.mlflow_run import active_run  # late: mlflow takes a second to import
 
     def open_new() -> Session:
-        return open_session(ACTIVE_RUN, print_every_n_steps, folder, close_timeout_s)
+        return open_session(ACTIVE_RUN, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s)
 
     _autolog = _Autolog(active_run, open_new)
 

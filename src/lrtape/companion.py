@@ -1,42 +1,83 @@
-"""``python -m lrtape.companion FOLDER``: the shipper process that an `Outbox` starts beside the training process.
+"""``python -m lrtape.companion FOLDER``: the shipper process, which a `ShipperProcess` starts beside the training.
 
-It outlives Ctrl-C and the training process. When that has died without a word, it sets the run's true status.
+It outlives Ctrl-C and the training process, and is done when everything is stored and the run says how it ended.
 """
 
+import contextlib
 import json
 import logging
 import os
 import select
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
-from lrtape.shipper import settle, ship
-from lrtape.spool import SpoolReader
+from lrtape.delivery import deliver
+from lrtape.shipper import GIVE_UP_S
+from lrtape.shipper_process import COMPLETE
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tracking.mlflow_run import MlflowRun
-from lrtape.tracking.mlflow_sink import MlflowSink
+from lrtape.tape import Status
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
-class ParentProcess:
-    """The writer of the spool: watched by a pidfd where there is one, else by the pipe on stdin that it holds open."""
+class Trainer:
+    """The process that writes the spool, as it can be seen through the pipe on stdin that it holds open.
 
-    def __init__(self, pid: int) -> None:
+    Its first line there are the settings, as JSON; a second one is the last word: how the training ended. Its death is
+    seen by a pidfd where there is one, else by the end of that pipe.
+    """
+
+    def __init__(self) -> None:
+        self._unread = b""
+        self.settings: dict[str, Any] = json.loads(self._line() or b"{}")
+        self.last_word: Status | None = None
+        self._is_dead = not self.settings
         self._poll = select.poll()
-        self._dead = False
+        self._poll.register(_STDIN, select.POLLIN | select.POLLHUP)
+        self._pidfd = -1
         try:
-            self._poll.register(os.pidfd_open(pid), select.POLLIN)
-        except ProcessLookupError:
-            self._dead = True
+            self._pidfd = os.pidfd_open(self.settings["writer_pid"])
+            self._poll.register(self._pidfd, select.POLLIN)
+        except (ProcessLookupError, KeyError):
+            self._is_dead = True
         except (AttributeError, OSError):
-            self._poll.register(sys.stdin.fileno(), select.POLLHUP)
-        if os.getppid() != pid:
-            self._dead = True  # It died before, and its number may be another process's by now.
+            pass  # The pipe alone has to tell.
+        if os.getppid() != self.settings.get("writer_pid"):
+            self._is_dead = True  # It died before, and its number may be another process's by now.
 
-    def is_alive(self, wait_s: float) -> bool:
+    def is_recording(self, wait_s: float) -> bool:
         """See `lrtape.shipper.Writer`."""
-        self._dead = self._dead or bool(self._poll.poll(wait_s * 1000))
-        return not self._dead
+        deadline = time.monotonic() + wait_s
+        if self._unread:
+            self._listen()  # It came in one piece with the settings.
+        while not self._is_dead and self.last_word is None:
+            events = dict(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if _STDIN in events:
+                self._listen()
+            if self._pidfd in events:
+                self._is_dead = True
+            if not events:
+                return True
+        return False
+
+    def _listen(self) -> None:
+        word = self._line().strip().decode()
+        self._poll.unregister(_STDIN)  # Nothing more comes.
+        if word in Status.__members__:
+            self.last_word = Status(word)
+        elif self._pidfd < 0:
+            self._is_dead = True
+
+    def _line(self) -> bytes:
+        """The next line, or what there is of it at the end of the pipe."""
+        while b"\n" not in self._unread and (data := os.read(_STDIN, 1 << 16)):
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
 
 
 NICENESS = 10
@@ -44,25 +85,33 @@ NICENESS = 10
 
 
 def main() -> None:
-    """Ship; and if the training process is dead by then, end its run and clear up."""
+    """Ship, and say at the end whether everything is stored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
+    stdout = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)  # Whatever else is printed belongs into the log.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     folder = SpoolFolder(Path(sys.argv[1]))
-    settings = json.loads(sys.stdin.readline())
-    parent = ParentProcess(settings["writer_pid"])
-    uri = settings["tracking_uri"]
-    with SpoolReader(folder.spool) as reader:
-        header = reader.header
+    trainer = Trainer()
+    if every_s := trainer.settings.get("fsync_every_s"):
+        threading.Thread(target=_fsync, args=(folder.spool, every_s), daemon=True).start()
     with folder.claim():
-        shipped = ship(folder, MlflowSink(uri, header.run_id), parent)
-        if shipped.error:
-            return
-        if not parent.is_alive(0):
-            settle(MlflowRun(uri, header.run_id), header, shipped)
-        if not parent.is_alive(0) or folder.is_abandoned():
-            folder.remove()
+        delivered = deliver(folder, trainer.settings["tracking_uri"], trainer, GIVE_UP_S)
+    if delivered.is_complete:
+        with contextlib.suppress(BrokenPipeError):  # The trainer is dead, and nobody is curious.
+            os.write(stdout, f"{COMPLETE}\n{delivered.problem}".encode())
+
+
+def _fsync(spool: Path, every_s: float) -> None:
+    """Force a spool to the disk now and then; here, so that the training need not wait for the disk."""
+    with spool.open("rb") as file:
+        folder = os.open(spool.parent, os.O_RDONLY)
+        os.fsync(folder)  # its name, too
+        os.close(folder)
+        while True:
+            os.fsync(file.fileno())
+            time.sleep(every_s)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ class ConfigError(LRTapeError, ValueError):
 
 
 class SpoolError(LRTapeError, ValueError):
-    """A file that is not a spool, or a spool of a format that this version cannot read."""
+    """A file that is neither a spool nor a tape, or one of a format that this version cannot read."""
 
 
 class TrackingError(LRTapeError, RuntimeError):

@@ -1,18 +1,15 @@
 """The outbox: where a session puts what it records, and which sees that it arrives."""
 
-import contextlib
-import json
 import os
-import subprocess
-import sys
-import time
 import weakref
-from pathlib import Path
 from typing import Protocol
+
+from tqdm import tqdm
 
 from lrtape.errors import ConfigError
 from lrtape.lines import LinePrinter
-from lrtape.spool import End, Frame, Header, SpoolReader, SpoolWriter
+from lrtape.shipper_process import ShipperProcess
+from lrtape.spool import Frame, Header, SpoolReader, SpoolWriter
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Status, now_ms
 from lrtape.tracking.uri import mask_credentials
@@ -24,8 +21,16 @@ class Outbox(Protocol):
     def write(self, frame: Frame) -> bool:
         """Keep one frame and say whether it is safe. Called within every step: never raises, never waits."""
 
-    def end(self, status: Status) -> None:
-        """Nothing more comes; called once. Does not wait."""
+    def tend(self) -> None:
+        """See that things go on. Called every now and then within a step: never raises, never waits."""
+
+    def end(self, status: Status, us_per_step: float | None = None) -> None:
+        """Nothing more comes; called once. Does not wait.
+
+        Args:
+            status: how the training ended.
+            us_per_step: what recording one step took, in microseconds.
+        """
 
     def wait(self, timeout_s: float) -> str:
         """Wait until everything has arrived. Returns what is missing and what to do, or an empty text."""
@@ -38,7 +43,10 @@ class NoOutbox:
         """See `Outbox.write`."""
         return True
 
-    def end(self, status: Status) -> None:
+    def tend(self) -> None:
+        """See `Outbox.tend`."""
+
+    def end(self, status: Status, us_per_step: float | None = None) -> None:
         """See `Outbox.end`."""
 
     def wait(self, timeout_s: float) -> str:  # noqa: ARG002
@@ -57,6 +65,7 @@ class PrintingOutbox:
     def __init__(self, outbox: Outbox, every_n_steps: int) -> None:
         self._printer = LinePrinter(every_n_steps)
         self._outbox = outbox
+        self.tend = outbox.tend
         self.end = outbox.end
         self.wait = outbox.wait
 
@@ -67,105 +76,94 @@ class PrintingOutbox:
 
 
 class SpoolOutbox:
-    """A spool in a folder of its own, and the shipper process beside it, ``python -m lrtape.companion``.
+    """A spool, and the shipper process beside it.
 
     Args:
-        root: where the folders of spools are; created if there is none.
-        run_id: the MLflow run to ship to.
+        folder: a new one, for this recording alone.
+        run_id: the MLflow run to ship to; empty where it is still to be created.
         owns_run: whether the run ends with the session.
         tracking_uri: absolute; reaches the shipper through a pipe, and the spool without credentials.
+        fsync_every_s: see `ShipperProcess`.
+        keep: whether the spool stays when everything is stored.
 
     Raises:
         ConfigError: the spool cannot be written there.
     """
 
-    def __init__(self, root: Path, run_id: str, owns_run: bool, tracking_uri: str) -> None:
-        self._tracking_uri = tracking_uri
+    def __init__(
+        self,
+        folder: SpoolFolder,
+        run_id: str,
+        owns_run: bool,
+        tracking_uri: str,
+        fsync_every_s: float | None = None,
+        keep: bool = False,
+    ) -> None:
+        self._tracking_uri = mask_credentials(tracking_uri)
+        self._folder = folder
+        header = Header(run_id, owns_run, self._tracking_uri, now_ms(), folder.recording_id, keep)
         try:
-            self._folder = SpoolFolder.create(root, run_id)
-            header = Header(run_id, owns_run, mask_credentials(tracking_uri), now_ms())
-            self._spool = SpoolWriter(self._folder.spool, header)
+            self._spool = SpoolWriter(folder.spool, header)
         except OSError as error:
+            folder.remove()
             raise ConfigError(
-                f"`folder` must be a place where lrtape can write its spool, but {root} is not ({error}). "
-                "Choose another, on a disk with room that outlives the job."
+                f"`folder` must be a place where lrtape can write its spool, but {folder.path.parent} is not "
+                f"({error}). Choose another, on a disk with room that outlives the job."
             ) from error
         _close_in_forked_children(self._spool)
         self.write = self._spool.write  # without a call in between: this runs in every step
-        self._shipper = self._start_shipper()
+        self._shipper = ShipperProcess(folder, tracking_uri, fsync_every_s)
+        self.tend = self._shipper.tend
+        self._restoring_failed: OSError | None = None
 
-    def end(self, status: Status) -> None:
+    def end(self, status: Status, us_per_step: float | None = None) -> None:
         """See `Outbox.end`."""
-        self._spool.write(End(status))
+        is_there = self._spool.is_there()  # before its end: then the shipper may remove it
+        self._spool.end(status, us_per_step)
+        if not is_there:
+            try:
+                self._spool.restore()
+            except OSError as error:
+                self._restoring_failed = error
         self._spool.close()
+        self._shipper.end(status)
 
     def wait(self, timeout_s: float) -> str:
-        """Wait for the shipper, and clear up if everything has arrived. See `Outbox.wait`."""
-        deadline = time.monotonic() + timeout_s
-        self._join(deadline)
-        if self._shipper.returncode not in {None, 0}:
-            self._shipper = self._start_shipper()  # It crashed, or was killed: once more.
-            self._join(deadline)
-        problems = []
+        """Wait for the shipper. See `Outbox.wait`."""
+        # Nobody needs to see what is done within a second, or where no person looks.
+        bar = tqdm(total=self._spool.size, desc="lrtape: storing", unit="B", unit_scale=True, delay=1.0, disable=None)
+        with bar:
+            said = self._shipper.wait(timeout_s, lambda: bar.update(self._folder.load_progress().offset - bar.n))
+        problems = [] if said is None else [said]
         if self._spool.lost:
             problems.append(
                 f"{self._spool.lost} records could not be written to {self._folder.path} ({self._spool.error}) and are "
                 "lost. Choose a `folder` on a disk with room."
             )
-        self._folder.abandon()  # before the last look: whatever arrives later, the shipper clears up
-        if self._folder.load_progress().offset == self._spool.size:
-            self._folder.remove()
-        else:
+        if said is None:
             problems.append(self._missing())
-        return " ".join(problems)
-
-    def _join(self, deadline: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._shipper.wait(max(0.0, deadline - time.monotonic()))
-            if self._shipper.stdin is not None:
-                self._shipper.stdin.close()
+        return " ".join(filter(None, problems))
 
     def _missing(self) -> str:
+        if self._restoring_failed is not None:
+            return (
+                f"{self._folder.path} was deleted while the training ran, and cannot be written anew "
+                f"({self._restoring_failed}): what had not arrived at {self._tracking_uri} by then is lost."
+            )
         progress = self._folder.load_progress()
         with SpoolReader(self._folder.spool) as reader:
             recorded = sum(len(reader.points_of(frame)) for frame in reader.frames())
         why = f" ({progress.error})" if progress.error else ""
-        when = "The store refuses them: mend that, then run" if progress.refused else "When the store is back, run"
+        refuses = progress.refused or progress.refused_keys
+        when = "The store refuses them: mend that, then run" if refuses else "When the store is back, run"
+        if progress.points < recorded:
+            what = f"{recorded - progress.points} of {recorded} recorded values have not arrived at"
+        else:
+            what = f"all {recorded} recorded values were sent, but could not yet be compared with what is at"
         return (
-            f"{recorded - progress.points} of {recorded} recorded values have not arrived at "
-            f"{mask_credentials(self._tracking_uri)}{why}. They are safe in {self._folder.path}. "
+            f"{what} {self._tracking_uri}{why}. They are safe in {self._folder.path}. "
             f"{when}: lrtape recover {self._folder.path}"
         )
-
-    def _start_shipper(self) -> "subprocess.Popen[bytes]":
-        """Start the shipper process.
-
-        The tracking URI goes through a pipe, as it may hold a password that nobody shall see in a list of processes.
-        """
-        environment = os.environ | {
-            # The shipper retries by itself, and tells how it goes; MLflow would be silent for minutes.
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        with self._folder.log.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                # -P: what lies in the current folder must not shadow a module of ours.
-                [sys.executable, "-P", "-m", "lrtape.companion", str(self._folder.path)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the training, not for its shipper.
-            )
-        settings = {"tracking_uri": self._tracking_uri, "writer_pid": os.getpid()}
-        with contextlib.suppress(BrokenPipeError):  # It died at once; wait() will see that.
-            pipe = process.stdin
-            assert pipe is not None  # noqa: S101 - it was asked for above
-            # Stays open: where there are no pidfds, its end tells the shipper that this process is dead.
-            pipe.write(json.dumps(settings).encode() + b"\n")
-            pipe.flush()
-        return process
 
 
 def _close_in_forked_children(spool: SpoolWriter) -> None:

@@ -2,9 +2,10 @@
 
 import contextlib
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from time import time_ns
+from time import perf_counter_ns, time_ns
 from typing import Any, Protocol, SupportsFloat
 
 from torch.optim import Optimizer
@@ -15,6 +16,9 @@ from lrtape.keys import GroupNames, Keys
 from lrtape.tape import Finding, Group, GroupLayout, Record
 
 AMBIGUOUS_LR = "ambiguous-lr"
+SAMPLE_MASK = 0x3F
+"""One step of 64 is timed, from the first one on."""
+MAX_SAMPLES = 1000
 
 # Record(...) goes through Python code, at twice the time.
 _new_record = partial(tuple.__new__, Record)
@@ -25,6 +29,9 @@ class FrameWriter(Protocol):
 
     def write(self, frame: GroupLayout | Record | Finding) -> bool:
         """Keep one frame and say whether it is safe. Called within every step: never raises, never waits."""
+
+    def tend(self) -> None:
+        """See that things go on. Called every now and then within a step: never raises, never waits."""
 
 
 class Recorder:
@@ -67,12 +74,15 @@ class Recorder:
         self.steps = 0
         self.last: Record | None = None
         self.findings: list[Finding] = []
+        self.samples_ns: deque[int] = deque(maxlen=MAX_SAMPLES)
+        self._before_ns = 0
         self._optimizer = optimizer
         self._index = index
         self._keys = keys
         self._name = name
         self._names = GroupNames(param_paths)
         self._write: Callable[[GroupLayout | Record | Finding], bool] = lambda _: False
+        self._tend: Callable[[], None] = lambda: None
         self._hooks: list[RemovableHandle] = []
         self._lrs: list[float] | None = None
         self._layout_written = False
@@ -83,12 +93,16 @@ class Recorder:
         """Record from the next step on; `writer` gets a `GroupLayout` before the first `Record` and at each change."""
         self.stop()
         self._write = writer.write
+        self._tend = writer.tend
         self._hooks = [
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
         ]
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
+        sampled = not self.steps & SAMPLE_MASK
+        if sampled:
+            begin = perf_counter_ns()
         param_groups = optimizer.param_groups
         try:
             # float() copies: a tensor lr is changed in place by its scheduler.
@@ -98,11 +112,16 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self._lrs = None
             self._cannot_record(error)
+        if sampled:
+            self._before_ns = perf_counter_ns() - begin
 
     def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         lrs = self._lrs
         if lrs is None:
             return  # The outer of two nested calls: the inner one is recorded already.
+        sampled = not self.steps & SAMPLE_MASK
+        if sampled:
+            begin = perf_counter_ns()
         self._lrs = None
         if not self._layout_written:
             self._layout_written = self._write(GroupLayout(self._index, self.groups))
@@ -113,6 +132,9 @@ class Recorder:
             self._write(record)
         if lrs != [group["lr"] for group in optimizer.param_groups]:
             self._lr_changed_within_step(record)
+        if sampled:
+            self.samples_ns.append(self._before_ns + perf_counter_ns() - begin)
+            self._tend()
 
     def _name_groups(self, reserve: Callable[[str, str], Group]) -> None:
         param_groups = self._optimizer.param_groups

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrtape.errors import LRTapeError
-from lrtape.shipper import DeadWriter, settle, ship
+from lrtape.shipper import DeadWriter
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.uri import MASK, resolve_tracking_uri
@@ -21,12 +21,14 @@ class Recovery:
     Attributes:
         folder: of the spool; it is gone if everything has arrived.
         points: how many values the store has now.
-        problem: why something is still missing, or an empty text.
+        problem: what is wrong with what is stored, or why something is still missing; mostly nothing.
+        is_complete: whether nothing is left to be done.
     """
 
     folder: Path
     points: int
     problem: str = ""
+    is_complete: bool = False
 
 
 def recover(root: Path, tracking_uri: str | None = None) -> Iterator[Recovery]:
@@ -43,6 +45,8 @@ def recover(root: Path, tracking_uri: str | None = None) -> Iterator[Recovery]:
         One result for each spool, when it is done.
     """
     for folder in SpoolFolder.find(root):
+        if folder.load_progress().complete:
+            continue  # It is kept on purpose.
         try:
             yield _recover(folder, tracking_uri)
         except BlockingIOError:
@@ -52,20 +56,15 @@ def recover(root: Path, tracking_uri: str | None = None) -> Iterator[Recovery]:
 
 
 def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
+    progress = folder.load_progress()
     if folder.is_recording():
-        return Recovery(folder.path, folder.load_progress().points, "its training still runs")
+        return Recovery(folder.path, progress.points, "its training still runs")
     with SpoolReader(folder.spool) as reader:
         header = reader.header
     uri = resolve_tracking_uri(tracking_uri or (None if MASK in header.tracking_uri else header.tracking_uri))
 
-    # Late: mlflow takes seconds to import, and often there is nothing to do.
-    from lrtape.tracking.mlflow_run import MlflowRun
-    from lrtape.tracking.mlflow_sink import MlflowSink
+    from lrtape.delivery import deliver  # late: mlflow takes seconds to import, and often there is nothing to do
 
     with folder.claim():
-        run = MlflowRun.join(header.run_id, uri)
-        shipped = ship(folder, MlflowSink(uri, header.run_id), DeadWriter(), GIVE_UP_S)
-        if not shipped.error:
-            settle(run, header, shipped)
-            folder.remove()
-        return Recovery(folder.path, shipped.points, shipped.error)
+        delivery = deliver(folder, uri, DeadWriter(), GIVE_UP_S)
+    return Recovery(folder.path, delivery.points, delivery.problem, delivery.is_complete)

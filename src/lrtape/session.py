@@ -7,22 +7,25 @@ import warnings
 from collections.abc import Mapping, Sequence
 from operator import index
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from lrtape.errors import ConfigError
+from lrtape.errors import ConfigError, LRTapeError
 from lrtape.keys import Keys, group_names, legal_key
 from lrtape.lines import format_lrs
 from lrtape.outbox import NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
 from lrtape.recorder import Recorder
+from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, Group, Point, Record, Status, now_ms
 from lrtape.tracking.no_run import NoRun
 
 if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import ActiveRun, MlflowRun
+    from lrtape.tracking.planned_run import PlannedRun
 
 ACTIVE_RUN = "active"
 FOLDER = ".lrtape"
@@ -44,7 +47,9 @@ class Session:
         close_timeout_s: how long `close` waits.
     """
 
-    def __init__(self, outbox: Outbox, run: "MlflowRun | NoRun", close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def __init__(
+        self, outbox: Outbox, run: "MlflowRun | PlannedRun | NoRun", close_timeout_s: float = CLOSE_TIMEOUT_S
+    ) -> None:
         self.run = run
         self._outbox = outbox
         self._keys = _keys_of_run.setdefault(run.run_id, Keys()) if run.run_id else Keys()
@@ -114,6 +119,12 @@ class Session:
         """What a person should know about what was recorded."""
         return [finding for recorder in self._recorders for finding in recorder.findings]
 
+    @property
+    def us_per_step(self) -> float | None:
+        """What recording one step takes on this thread, in microseconds: the median of samples; ``None`` without."""
+        samples = [sample for recorder in self._recorders for sample in recorder.samples_ns]
+        return median(samples) / 1000 if samples else None
+
     def stop(self, status: str = Status.FINISHED) -> None:
         """Stop recording, without waiting for anything; idempotent. `close` is still to be called.
 
@@ -123,7 +134,7 @@ class Session:
         if self._status is None:
             self._status = Status(status)
             self.pause()
-            self._outbox.end(self._status)
+            self._outbox.end(self._status, self.us_per_step)
 
     def close(self, status: str = Status.FINISHED) -> None:
         """Stop recording, and wait until everything is stored; idempotent.
@@ -163,9 +174,11 @@ def attach(
     *optimizers: Optimizer,
     names: Sequence[str] | None = None,
     model: Module | None = None,
-    run: "MlflowRun | NoRun | ActiveRun | str | None" = ACTIVE_RUN,
+    run: "MlflowRun | PlannedRun | NoRun | ActiveRun | str | None" = ACTIVE_RUN,
     print_every_n_steps: int | None = None,
     folder: str | Path = FOLDER,
+    keep_spool: bool = False,
+    fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
@@ -180,10 +193,14 @@ def attach(
         names: one for each optimizer; its metric keys are then ``lr/<name>/<group>``. Without names the first
             optimizer has ``lr/<group>``, and any later one ``lr/<class>_<index>/<group>``.
         model: names the param groups, where they have no names of their own, after the modules they belong to.
-        run: ``"active"`` for the active MLflow run of this process, or a new one that ends with the session; a run, or
-            its id, that somebody else ends; or ``None``: nothing is kept and MLflow is not needed, for printing.
+        run: ``"active"`` for the active MLflow run of this process, or a new one that ends with the session; a run of
+            MLflow's, or its id, that somebody else ends; or ``None``: nothing is kept and MLflow is not needed, for
+            printing.
         print_every_n_steps: print a line with every group's lr every so many steps, the first step included.
         folder: where the spool lives until the tracking store has everything.
+        keep_spool: whether it stays there then.
+        fsync_every_s: how often the spool is forced to the disk, in seconds, by the shipper process: the training does
+            not wait. By default a spool survives the death of this process, but perhaps not a power failure.
         close_timeout_s: how long `Session.close` waits for the tracking store.
 
     Raises:
@@ -206,13 +223,14 @@ def attach(
             f"{list(names)} instead."
         )
     check_interval(print_every_n_steps)
+    check_fsync(fsync_every_s)
 
     names = names or [default_name(optimizer, position) for position, optimizer in enumerate(optimizers)]
     param_paths = _param_paths(model)
     keys = Keys()
     for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
         Recorder(optimizer, position, keys, name, param_paths)  # refuses what is wrong before there is a run
-    session = open_session(run, print_every_n_steps, folder, close_timeout_s)
+    session = open_session(run, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s)
     try:
         for optimizer, name in zip(optimizers, names, strict=True):
             session.add(optimizer, name, param_paths)
@@ -223,30 +241,49 @@ def attach(
 
 
 def open_session(
-    run: "MlflowRun | NoRun | ActiveRun | str | None",
+    run: "MlflowRun | PlannedRun | NoRun | ActiveRun | str | None",
     print_every_n_steps: int | None,
     folder: str | Path,
+    keep_spool: bool,
+    fsync_every_s: float | None,
     close_timeout_s: float,
 ) -> Session:
     """A session that records nothing yet. The arguments are those of `attach`; raises what `attach` raises."""
     check_interval(print_every_n_steps)
+    check_fsync(fsync_every_s)
     joined = _join(run)
     outbox: Outbox = NoOutbox()
     if not isinstance(joined, NoRun):
-        outbox = SpoolOutbox(Path(folder), joined.run_id, joined.is_owned, joined.tracking_uri)
+        outbox = _open_spool(joined, Path(folder), keep_spool, fsync_every_s)
     if print_every_n_steps is not None:
         outbox = PrintingOutbox(outbox, print_every_n_steps)
     return Session(outbox, joined, close_timeout_s)
 
 
-def _join(run: "MlflowRun | NoRun | ActiveRun | str | None") -> "MlflowRun | NoRun":
+def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_every_s: float | None) -> SpoolOutbox:
+    from lrtape.tracking.planned_run import PlannedRun
+
+    if isinstance(run, PlannedRun):
+        return SpoolOutbox(run.folder, "", True, run.tracking_uri, fsync_every_s, keep)
+    folder = SpoolFolder.create(root, run.run_id)
+    try:
+        run.begin_recording(folder.recording_id)
+    except LRTapeError:
+        folder.remove()
+        raise
+    return SpoolOutbox(folder, run.run_id, run.is_owned, run.tracking_uri, fsync_every_s, keep)
+
+
+def _join(run: "MlflowRun | PlannedRun | NoRun | ActiveRun | str | None") -> "MlflowRun | PlannedRun | NoRun":
     if run is None or isinstance(run, NoRun):
         return NoRun()
 
-    from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
+    # Late: mlflow takes a second to import.
+    from lrtape.tracking.mlflow_run import MlflowRun
+    from lrtape.tracking.planned_run import PlannedRun
 
-    if isinstance(run, MlflowRun):
-        return MlflowRun.join(run.run_id, run.tracking_uri)
+    if isinstance(run, MlflowRun | PlannedRun):
+        return run
     if run == ACTIVE_RUN:
         return MlflowRun.active_or_new()
     return MlflowRun.join(run if isinstance(run, str) else run.info.run_id)
@@ -280,3 +317,13 @@ def check_interval(print_every_n_steps: int | None) -> None:
     """
     if print_every_n_steps is not None and print_every_n_steps < 1:
         raise ConfigError(f"`print_every_n_steps` must be at least 1, but is {print_every_n_steps} instead.")
+
+
+def check_fsync(fsync_every_s: float | None) -> None:
+    """Refuse an interval that is not one.
+
+    Raises:
+        ConfigError: it is not above 0.
+    """
+    if fsync_every_s is not None and not fsync_every_s > 0:
+        raise ConfigError(f"`fsync_every_s` must be above 0, but is {fsync_every_s} instead. `None` is for never.")

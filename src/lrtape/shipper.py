@@ -4,15 +4,15 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from lrtape.errors import TrackingError
-from lrtape.spool import Header, SpoolReader
+from lrtape.spool import End, SpoolReader
 from lrtape.spool_folder import Progress, SpoolFolder
 from lrtape.tape import Point, Status
-from lrtape.tracking.sink import RefusedError, Sink
+from lrtape.tracking.sink import RefusedError, RefusedPointsError, Sink
 from lrtape.tracking.uri import mask_credentials
 
 BATCH_POINTS = 1000
@@ -21,23 +21,34 @@ POLL_S = 0.5
 RETRY_FIRST_S = 0.5
 RETRY_CAP_S = 30.0
 GIVE_UP_S = 600.0
-"""How long to go on trying after the training process has ended; the spool stays for ``lrtape recover``."""
+"""How long to go on trying after the recording has ended; the spool stays for ``lrtape recover``."""
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Writer(Protocol):
     """The process that writes a spool, as its shipper sees it."""
 
-    def is_alive(self, wait_s: float) -> bool:
-        """Wait for `wait_s` seconds, less if the writer dies meanwhile, and say whether it is alive."""
+    def is_recording(self, wait_s: float) -> bool:
+        """Wait for `wait_s` seconds, less if the recording ends meanwhile, and say whether it goes on.
+
+        It ends when the writer says so, and when it dies.
+        """
+
+    @property
+    def last_word(self) -> Status | None:
+        """How the training ended, if the writer has said it; for a spool that could not be written to its end."""
 
 
 class DeadWriter:
     """A writer that is known to be dead."""
 
-    def is_alive(self, wait_s: float) -> bool:  # noqa: ARG002
-        """See `Writer.is_alive`."""
+    last_word: Status | None = None
+
+    def is_recording(self, wait_s: float) -> bool:  # noqa: ARG002
+        """See `Writer.is_recording`."""
         return False
 
 
@@ -47,21 +58,24 @@ class Shipped:
 
     Attributes:
         points: how many points of the spool are stored, those of earlier shippers included.
-        end: how the training ended; ``None`` if it died without a word.
-        error: why the rest is not stored; empty if all of it is.
+        end: how the recording ended; ``None`` if its writer died without a word.
+        error: why the rest is not stored; empty if all of it is, but for `refused`.
+        refused: keys whose values were refused by this call, each with how many, and why.
     """
 
     points: int
-    end: Status | None
+    end: End | None
     error: str = ""
+    refused: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIVE_UP_S) -> Shipped:
     """Send every point of a spool, in order, until the spool has ended and all of it is stored.
 
     Starts behind what the folder's `Progress` says is stored already, and keeps it up to date. The spool itself says
-    when to stop: its last frame is an ``End``, or its writer is dead. Stops early when the sink refuses, or when it has
-    failed for `give_up_s` after the writer's death.
+    when to stop: its last frame is an ``End``, or its writer is dead. Stops early when the recording has ended and the
+    sink refuses, or has failed for `give_up_s` since. Where a sink refuses the values of one key alone, those of the
+    others are sent, and the key is noted in the progress.
 
     Args:
         folder: holds the spool.
@@ -73,76 +87,132 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
         SpoolError: there is no readable spool in `folder`.
     """
     progress = folder.load_progress()
-    alive = True
+    all_refused: dict[str, tuple[int, str]] = {}
+    recording = True
     with SpoolReader(folder.spool) as reader:
         reader.skip_to(progress.offset)
         while True:
             batch = reader.batch(BATCH_POINTS)
             if batch.points:
+                failing = _Failing(folder, progress)
                 try:
-                    _send(batch.points, sink, writer, give_up_s, folder, progress)
+                    refused = patiently(lambda: send_by_key(batch.points, sink), writer, give_up_s, failing)  # noqa: B023
                 except TrackingError as error:
-                    refused = isinstance(error, RefusedError)
-                    folder.save_progress(dataclasses.replace(progress, error=str(error), refused=refused))
-                    return Shipped(progress.points, reader.end, str(error))
+                    failing(error)
+                    return Shipped(progress.points, _end(reader, writer), failing.text)
+                progress = _after(progress, len(batch.points), refused)
+                for key, (n_points, text) in refused.items():
+                    all_refused[key] = (all_refused.get(key, (0, ""))[0] + n_points, text)
             if batch.offset > progress.offset:
-                progress = Progress(batch.offset, progress.points + len(batch.points))
+                progress = dataclasses.replace(progress, offset=batch.offset)
                 folder.save_progress(progress)
-            if not batch.points and reader.end is None and reader.is_damaged():
+            if not batch.points and not recording and reader.end is None and reader.is_damaged():
                 damage = f"{folder.spool} is damaged: what is behind its byte {reader.offset} cannot be read"
                 folder.save_progress(dataclasses.replace(progress, error=damage, refused=True))
                 return Shipped(progress.points, None, damage)
-            if not batch.points and (reader.end is not None or not alive):
-                return Shipped(progress.points, reader.end)
-            if len(batch.points) < BATCH_POINTS and reader.end is None and alive:
-                alive = writer.is_alive(POLL_S)
+            if not batch.points and (reader.end is not None or not recording):
+                return Shipped(progress.points, _end(reader, writer), refused=all_refused)
+            if len(batch.points) < BATCH_POINTS and reader.end is None and recording:
+                recording = writer.is_recording(POLL_S)
 
 
-class EndableRun(Protocol):
-    """A run whose status may still be RUNNING."""
-
-    def settle(self, status: Status) -> None:
-        """Set the status, unless somebody has set one already."""
-
-
-def settle(run: EndableRun, header: Header, shipped: Shipped) -> None:
-    """Give the run of a dead training its true status.
-
-    A run that the training had only joined, and whose recording was ended in good order, is somebody else's to end.
-    """
-    if shipped.end is None:
-        run.settle(Status.KILLED)
-    elif header.owns_run:
-        run.settle(shipped.end)
+def _end(reader: SpoolReader, writer: Writer) -> End | None:
+    if reader.end is None and writer.last_word is not None:
+        return End(writer.last_word)
+    return reader.end
 
 
-def _send(
-    points: Sequence[Point], sink: Sink, writer: Writer, give_up_s: float, folder: SpoolFolder, progress: Progress
-) -> None:
-    """Send until it works, with growing pauses; the folder's progress tells what is wrong meanwhile.
+class _Failing:
+    """Tells through the folder's progress what is wrong, while it is."""
+
+    def __init__(self, folder: SpoolFolder, progress: Progress) -> None:
+        self._folder = folder
+        self._progress = progress
+        self.text = ""
+
+    def __call__(self, error: Exception) -> None:
+        name = "" if isinstance(error, TrackingError) else f"{type(error).__name__}: "
+        self.text = mask_credentials(f"{name}{error}")
+        refused = isinstance(error, RefusedError)
+        self._folder.save_progress(dataclasses.replace(self._progress, error=self.text, refused=refused))
+
+
+def _after(progress: Progress, n_sent: int, refused: dict[str, tuple[int, str]]) -> Progress:
+    n_refused = sum(n_points for n_points, _ in refused.values())
+    error = "; ".join(f"{key}: {text}" for key, (_, text) in refused.items())
+    return dataclasses.replace(
+        progress,
+        points=progress.points + n_sent - n_refused,
+        error=error or (progress.error if progress.refused_keys else ""),
+        refused=False,
+        refused_keys=tuple(dict.fromkeys([*progress.refused_keys, *refused])),
+    )
+
+
+def send_by_key(points: Sequence[Point], sink: Sink) -> dict[str, tuple[int, str]]:
+    """Send points; where the sink refuses some of them, send those of each key alone.
+
+    Returns:
+        The keys that are refused, each with the number of its points and the reason.
 
     Raises:
-        RefusedError: the sink refuses.
+        RefusedError: the sink takes nothing at all.
+        TrackingError: the sink did not take them now.
+    """
+    try:
+        sink.send(points)
+    except RefusedPointsError:
+        pass
+    else:
+        return {}
+    by_key: dict[str, list[Point]] = {}
+    for point in points:
+        by_key.setdefault(point.key, []).append(point)
+    refused = {}
+    for key, its_points in by_key.items():
+        try:
+            sink.send(its_points)
+        except RefusedPointsError as error:
+            _log.warning("%d points of %s are refused: %s", len(its_points), key, error)
+            refused[key] = (len(its_points), str(error))
+    return refused
+
+
+def patiently(act: Callable[[], T], writer: Writer, give_up_s: float, failing: Callable[[Exception], None]) -> T:
+    """Do something until it works, with growing pauses.
+
+    As long as the recording goes on, there is always time: even what is refused may be mended by somebody.
+
+    Args:
+        act: what to do; may be done several times.
+        writer: of the spool.
+        give_up_s: how long to go on after the recording has ended, in seconds.
+        failing: told about every failure.
+
+    Returns:
+        What `act` returns.
+
+    Raises:
+        RefusedError: it is refused, and the recording has ended.
         TrackingError: patience is over.
     """
     pause_s = RETRY_FIRST_S
     give_up_at: float | None = None
     while True:
         try:
-            sink.send(points)
-        except RefusedError:
-            raise
+            return act()
         except Exception as error:
-            text = mask_credentials(f"{type(error).__name__}: {error}")
-            _log.warning("cannot send %d points, trying again: %s", len(points), text)
-            folder.save_progress(dataclasses.replace(progress, error=text))
-            if give_up_at is None and not writer.is_alive(0):
-                give_up_at = time.monotonic() + give_up_s
-            if give_up_at is not None and time.monotonic() > give_up_at:
-                raise TrackingError(text) from error
+            _log.warning("trying again: %s: %s", type(error).__name__, mask_credentials(str(error)))
+            failing(error)
             jittered_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets
-            if not writer.is_alive(jittered_s):
-                time.sleep(jittered_s)
             pause_s = min(2 * pause_s, RETRY_CAP_S)
-        else:
-            return
+            if give_up_at is not None:
+                if isinstance(error, RefusedError):
+                    raise
+                if time.monotonic() >= give_up_at:
+                    raise TrackingError(mask_credentials(f"{type(error).__name__}: {error}")) from error
+                time.sleep(jittered_s)
+            elif not writer.is_recording(jittered_s):
+                # The last pause may have been a long one: now somebody waits, so once more at once.
+                give_up_at = time.monotonic() + give_up_s
+                pause_s = RETRY_FIRST_S

@@ -1,9 +1,7 @@
 """The folder of one spool: the spool, how far it is shipped, and who works on it."""
 
 import contextlib
-import dataclasses
 import fcntl
-import json
 import logging
 import shutil
 import uuid
@@ -11,6 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import msgspec
+
+from lrtape.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -20,16 +22,20 @@ class Progress:
     """What the store has acknowledged; replaced in one piece after every batch.
 
     Attributes:
-        offset: bytes of the spool whose points are all stored.
-        points: number of points up to `offset`.
-        error: why nothing more could be sent, credentials masked; empty while all is well.
-        refused: whether the store has refused for good.
+        offset: bytes of the spool whose points are all stored, but for those of `refused_keys`.
+        points: number of stored points up to `offset`.
+        error: why not everything could be stored, credentials masked; empty while all is well.
+        refused: whether the store refuses for good, and a person must mend something.
+        refused_keys: the keys whose values alone the store refuses.
+        complete: whether everything is stored and was compared; the spool is there only because it shall be kept.
     """
 
     offset: int = 0
     points: int = 0
     error: str = ""
     refused: bool = False
+    refused_keys: tuple[str, ...] = ()
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +45,23 @@ class SpoolFolder:
     path: Path
 
     @classmethod
-    def create(cls, root: Path, run_id: str) -> Self:
-        """Make a new folder for a tape of this run.
+    def create(cls, root: Path, name: str) -> Self:
+        """Make a new folder for one recording, called `name` and a `recording_id`.
 
         Raises:
-            OSError: it cannot be made.
+            ConfigError: it cannot be made.
         """
-        path = (root / f"{run_id}-{uuid.uuid4().hex[:8]}").absolute()
-        path.mkdir(parents=True)
+        path = (root / f"{name}-{uuid.uuid4().hex[:8]}").absolute()
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(f"`folder` must be a place where lrtape can write, but is not ({error}).") from error
         return cls(path)
+
+    @property
+    def recording_id(self) -> str:
+        """Eight hex digits; of a new folder only, for anybody may rename it later."""
+        return self.path.name.rpartition("-")[2]
 
     @classmethod
     def find(cls, root: Path) -> list[Self]:
@@ -71,18 +85,28 @@ class SpoolFolder:
         """The `Progress`, as JSON."""
         return self.path / "progress.json"
 
+    @property
+    def plan(self) -> Path:
+        """The run that is still to be created, as JSON; see ``tracking/planned_run.py``."""
+        return self.path / "run.json"
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of that run's artifacts."""
+        return self.path / "artifacts"
+
     def load_progress(self) -> Progress:
         """Read the progress; none where nothing was sent yet."""
         try:
-            return Progress(**json.loads(self.progress_file.read_text()))
-        except (OSError, ValueError, TypeError):
+            return msgspec.json.decode(self.progress_file.read_bytes(), type=Progress)
+        except (OSError, msgspec.DecodeError):
             return Progress()  # Sending again is harmless; believing a damaged file is not.
 
     def save_progress(self, progress: Progress) -> None:
         """Write the progress; a reader sees the old or the new one, never half of it. Does not raise."""
         new = self.progress_file.with_suffix(".new")
         try:
-            new.write_text(json.dumps(dataclasses.asdict(progress)))
+            new.write_bytes(msgspec.json.encode(progress))
             new.replace(self.progress_file)
         except OSError as error:
             _log.warning("cannot save the progress, so more than needed may be sent again: %s", error)
@@ -106,15 +130,6 @@ class SpoolFolder:
             except BlockingIOError:
                 return True
         return False
-
-    def abandon(self) -> None:
-        """Say that nobody waits for this folder any more: whoever ships the last of it removes it. Does not raise."""
-        with contextlib.suppress(OSError):
-            (self.path / "abandoned").touch()
-
-    def is_abandoned(self) -> bool:
-        """Whether `abandon` was called."""
-        return (self.path / "abandoned").exists()
 
     def remove(self) -> None:
         """Remove the folder with all that is in it. Does not raise: what remains does no harm."""

@@ -119,11 +119,23 @@ class Tape(Mapping[str, Series]):
         by_key: dict[str, list[tuple[int, int, float]]] = {}
         for key, step, time_ms, value in points:
             by_key.setdefault(key, []).append((step, time_ms, value))
-        self._series: dict[str, Series] = {}
-        for key, rows in by_key.items():
-            rows.sort(key=lambda row: row[:2])
-            steps, times_ms, values = zip(*rows, strict=True)
-            self._series[key] = Series(array("q", steps), array("q", times_ms), array("d", values))
+        self._series = {key: _sorted_series(rows) for key, rows in by_key.items()}
+
+    @classmethod
+    def of(cls, series: Mapping[str, Series]) -> Self:
+        """A tape of these columns, which are not copied."""
+        tape = cls()
+        tape._series = dict(series)
+        return tape
+
+    @classmethod
+    def union(cls, tapes: Iterable["Tape"]) -> Self:
+        """Every row of several tapes, once: a row that two tapes have, with its time and its value, is one row."""
+        by_key: dict[str, Series] = {}
+        for tape in tapes:
+            for key, series in tape.items():
+                by_key[key] = _merged(by_key[key], series) if key in by_key else series
+        return cls.of(by_key)
 
     def __getitem__(self, key: str) -> Series:
         return self._series[key]
@@ -146,6 +158,22 @@ class Tape(Mapping[str, Series]):
     @property
     def lr(self) -> "Tape":
         """The learning rates alone: the keys that begin with ``lr/``."""
-        tape = Tape()
-        tape._series = {key: series for key, series in self.items() if key.startswith("lr/")}
-        return tape
+        return Tape.of({key: series for key, series in self.items() if key.startswith("lr/")})
+
+
+def _sorted_series(rows: list[tuple[int, int, float]]) -> Series:
+    rows.sort(key=lambda row: row[:2])
+    steps, times_ms, values = zip(*rows, strict=True)
+    return Series(array("q", steps), array("q", times_ms), array("d", values))
+
+
+def _merged(first: Series, second: Series) -> Series:
+    if first.steps[-1] < second.steps[0]:  # a resumed training; the other way takes many times the memory
+        return Series(first.steps + second.steps, first.times_ms + second.times_ms, first.values + second.values)
+    # NaN does not equal NaN, so rows are told apart by the text of their value.
+    rows = {
+        (step, time_ms, repr(value)): (step, time_ms, value)
+        for series in (first, second)
+        for step, time_ms, value in zip(series.steps, series.times_ms, series.values, strict=True)
+    }
+    return _sorted_series(list(rows.values()))

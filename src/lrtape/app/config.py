@@ -16,6 +16,7 @@ from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_track
 INTERVALS = ("step", "epoch")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32", "bf16", "16")
+WHEN_UNREACHABLE = ("fail", "spool")
 SCHEDULER_KEYS = ("name", "interval", "monitor")
 """The keys of a scheduler's config that are lrtape's, not the scheduler's own."""
 
@@ -37,6 +38,8 @@ class TrainerSettings:
     progress_bar: bool | None
     stop_on_nonfinite: bool
     num_workers: int
+    resume: str | None
+    resume_override: bool
 
 
 @dataclass
@@ -49,6 +52,9 @@ class TrackingSettings:
     run_name: str | None
     folder: str
     close_timeout_s: float
+    fsync_every_s: float | None
+    keep_spool: bool
+    when_unreachable: str
 
 
 @dataclass
@@ -102,6 +108,18 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
         raise ConfigError(REFUSED_CREDENTIALS)
     _require(
         "tracking.close_timeout_s", tracking.close_timeout_s, "a number >= 0", _is_number(lambda value: value >= 0)
+    )
+    _require(
+        "tracking.fsync_every_s",
+        tracking.fsync_every_s,
+        "a number > 0, or null for never",
+        _is_number(lambda value: value > 0),
+    )
+    _require(
+        "tracking.when_unreachable",
+        tracking.when_unreachable,
+        f"one of {', '.join(WHEN_UNREACHABLE)}",
+        WHEN_UNREACHABLE.__contains__,
     )
     if tracking.enabled:
         tracking.uri = resolve_tracking_uri(tracking.uri, base)

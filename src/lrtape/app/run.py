@@ -1,20 +1,25 @@
 """Where a training is tracked: in an MLflow run, or nowhere."""
 
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lrtape.app.config import TrackingSettings
+from lrtape.errors import TrackingError
 from lrtape.tracking.no_run import NoRun
-from lrtape.tracking.uri import mask_credentials
+from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri
 
 if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import MlflowRun
+    from lrtape.tracking.planned_run import PlannedRun
 
 
-def open_run(settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[str]) -> "MlflowRun | NoRun":
+def open_run(settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[str]) -> "MlflowRun | PlannedRun | NoRun":
     """Start the run of a training, with its config as params, or stand in for one.
 
     Args:
@@ -23,19 +28,26 @@ def open_run(settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[st
         overrides: what the user gave on the command line.
 
     Raises:
-        TrackingError: the store cannot be reached.
+        TrackingError: the store cannot be reached, and ``when_unreachable`` is not ``spool``; or it refuses.
     """
     if not settings.enabled:
         return NoRun()
-    from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
 
-    return MlflowRun.create(
-        settings.uri,
-        settings.experiment,
-        settings.run_name,
-        params=flatten(OmegaConf.to_container(cfg)),
-        tags={"lrtape.version": version("lrtape"), "lrtape.overrides": mask_credentials(" ".join(overrides))},
-    )
+    # Late: mlflow takes a second to import.
+    from lrtape.tracking.mlflow_run import MlflowRun
+    from lrtape.tracking.planned_run import PlannedRun
+
+    uri = resolve_tracking_uri(settings.uri)
+    params = flatten(OmegaConf.to_container(cfg))
+    tags = {"lrtape.version": version("lrtape"), "lrtape.overrides": mask_credentials(" ".join(overrides))}
+    try:
+        return MlflowRun.create(uri, settings.experiment, settings.run_name, params, tags)
+    except TrackingError as error:
+        if settings.when_unreachable == "fail" or isinstance(error, RefusedError):
+            raise
+        run = PlannedRun(Path(settings.folder), uri, settings.experiment, settings.run_name, params, tags)
+        print(f"lrtape: {error} Training all the same; the run is planned in {run.folder.path}.", file=sys.stderr)  # noqa: T201
+        return run
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, object]:

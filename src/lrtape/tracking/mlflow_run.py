@@ -9,17 +9,25 @@ from typing import Self
 import mlflow
 from mlflow import ActiveRun as ActiveRun
 from mlflow import MlflowClient
-from mlflow.entities import Param
+from mlflow.entities import Param, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from lrtape.tape import Status
-from lrtape.tracking.store import experiment_id, opening, refuse_unreachable
+from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
 
 MAX_PARAMS_PER_REQUEST = 100
 MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
+RECORDING = "lrtape.recording"
+"""Tag: the recording that ends the run; the last one, where a training was resumed."""
+MISSING = "lrtape.missing."
+"""Tag, with a recording's id behind it: why that recording is not complete."""
+COMPLETE = "lrtape.complete"
+"""Tag: ``true`` when every value that was recorded is stored and was compared, else ``false``."""
+US_PER_STEP = "lrtape.us_per_step"
+"""Tag: what recording one step took on the training thread, in microseconds; the median of samples."""
 UI_ADDRESS = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` listens by default."""
 
@@ -113,25 +121,73 @@ class MlflowRun:
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload one file into `folder` of the run's artifacts. A failure is warned about."""
-        self._warn_on_failure(f"upload {path}", lambda: self._client.log_artifact(self.run_id, str(path), folder))
+        self._warn_on_failure(f"upload {path}", lambda: self.upload(path, folder))
+
+    def upload(self, path: Path, folder: str | None = None) -> None:
+        """Upload one file, or what is in a folder, into `folder` of the run's artifacts.
+
+        Raises:
+            Exception: whatever the store of artifacts raises, which may be any.
+        """
+        if path.is_dir():
+            self._client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self._client.log_artifact(self.run_id, str(path), folder)
 
     def log_text(self, text: str, path: str) -> None:
         """Upload `text` as the artifact `path`. A failure is warned about."""
         self._warn_on_failure(f"upload {path}", lambda: self._client.log_text(self.run_id, text, path))
 
-    def settle(self, status: Status) -> None:
-        """Set the status of a run whose training is dead, unless somebody has set one already.
+    def begin_recording(self, recording_id: str) -> None:
+        """Note that a recording goes on: the run is not complete before `end_recording`.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
         """
-        with opening(self.tracking_uri):
-            if self._client.get_run(self.run_id).info.status == "RUNNING":
+        tags = {COMPLETE: "false", MISSING + recording_id: "still recording"}
+        if self.is_owned:
+            tags[RECORDING] = recording_id
+        with asking(self.tracking_uri):
+            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def end_recording(self, recording_id: str, missing: str, us_per_step: float | None) -> None:
+        """Note that everything of a recording is stored, or what is wrong.
+
+        Args:
+            recording_id: see `begin_recording`.
+            missing: a sentence, or nothing.
+            us_per_step: what recording one step took, in microseconds.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        mine = MISSING + recording_id
+        with asking(self.tracking_uri):
+            before = {key for key in self._client.get_run(self.run_id).data.tags if key.startswith(MISSING)}
+            tags = {COMPLETE: "false" if missing or before - {mine} else "true"}
+            if missing:
+                tags[mine] = missing[:MAX_TAG_CHARACTERS]
+            elif mine in before:
+                self._client.delete_tag(self.run_id, mine)
+            if us_per_step is not None:
+                tags[US_PER_STEP] = f"{us_per_step:.2f}"
+            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def settle(self, status: Status, recording_id: str) -> None:
+        """Set the status of a run whose recording is over, unless somebody has set one, or has resumed the training.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        with asking(self.tracking_uri):
+            run = self._client.get_run(self.run_id)
+            if run.info.status == "RUNNING" and run.data.tags.get(RECORDING, recording_id) == recording_id:
                 self._client.set_terminated(self.run_id, status)
 
     def finish(self, status: Status) -> None:
-        """End the run if it was started here. A store that is gone is warned about: the training is over by then."""
-        self._warn_on_failure(f"set run {self.run_id} to {status}", lambda: self._end(status))
+        """End the run if it was started here; once. A failure is warned about: the training is over by then."""
+        end, self._end = self._end, lambda _: None
+        self._warn_on_failure(f"set run {self.run_id} to {status}", lambda: end(status))
 
     def how_to_look(self) -> str:
         """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open."""

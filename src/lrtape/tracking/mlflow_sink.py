@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
-from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
+from mlflow.entities import LifecycleStage, Metric, Run
+from mlflow.exceptions import MlflowException
 
 from lrtape.errors import TrackingError
 from lrtape.tape import Point
 from lrtape.tracking.nonfinite import to_store
-from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.sink import RefusedError, RefusedPointsError
+from lrtape.tracking.store import http_status, is_permanent
 from lrtape.tracking.uri import mask_credentials
 
 MAX_METRICS_A_REQUEST = 1000
 """MLflow refuses a larger batch."""
 
-_MAY_PASS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_ABOUT_THE_POINTS = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
 
 
 class MlflowSink:
@@ -39,9 +40,19 @@ class MlflowSink:
             for start in range(0, len(metrics), MAX_METRICS_A_REQUEST):
                 self._client.log_batch(self._run_id, metrics=metrics[start : start + MAX_METRICS_A_REQUEST])
         except MlflowException as error:
-            status = ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, HTTPStatus.INTERNAL_SERVER_ERROR)
-            permanent = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _MAY_PASS
-            kind = RefusedError if permanent else TrackingError
-            raise kind(mask_credentials(f"{error.error_code}: {error}")) from error
+            raise self._judge(error)(mask_credentials(f"{error.error_code}: {error}")) from error
         except OSError as error:
             raise TrackingError(mask_credentials(str(error))) from error
+
+    def _judge(self, error: MlflowException) -> type[TrackingError]:
+        if not is_permanent(error):
+            return TrackingError
+        # MLflow (3.17) calls a deleted run an invalid parameter, too.
+        return RefusedPointsError if http_status(error) in _ABOUT_THE_POINTS and self._run_is_active() else RefusedError
+
+    def _run_is_active(self) -> bool:
+        try:
+            run: Run = self._client.get_run(self._run_id)
+        except MlflowException:
+            return False
+        return bool(run.info.lifecycle_stage == LifecycleStage.ACTIVE)

@@ -30,3 +30,8 @@ def from_store(point: Point) -> Point:
     if point.key.startswith(_INF):
         return point._replace(key=point.key.removeprefix(_INF), value=math.copysign(math.inf, point.value))
     return point
+
+
+def stored_keys(key: str) -> list[str]:
+    """Every key under which MLflow may have rows of `key`."""
+    return [key, _NAN + key, _INF + key]

@@ -8,7 +8,11 @@ from lrtape.tape import Point
 
 
 class RefusedError(TrackingError):
-    """The store refuses these points for good: sending them again would change nothing."""
+    """The store takes nothing for this run: it was deleted, or permission is missing. A person must mend that."""
+
+
+class RefusedPointsError(TrackingError):
+    """The store refuses these very points, and will never take them; it may take others."""
 
 
 class Sink(Protocol):
@@ -18,6 +22,7 @@ class Sink(Protocol):
         """Store `points`; when this returns, they are stored. Sending the same points again must change nothing.
 
         Raises:
-            RefusedError: the store will never take them.
+            RefusedError: the store takes nothing.
+            RefusedPointsError: the store will never take these points as they are.
             TrackingError: the store did not take them now; trying again may help.
         """

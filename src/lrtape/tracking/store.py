@@ -6,17 +6,20 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from lrtape.errors import ConfigError, TrackingError
+from lrtape.tracking.sink import RefusedError
 from lrtape.tracking.uri import mask_credentials, sqlite_path
 
 CONNECT_TIMEOUT_S = 5.0
+_MAY_PASS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 @contextlib.contextmanager
@@ -30,14 +33,35 @@ def opening(uri: str) -> Iterator[None]:
         ConfigError: a SQLite store is where nothing can be written.
         TrackingError: the store does not answer, or refuses.
     """
+    with _lock(sqlite_path(uri)), asking(uri):
+        yield
+
+
+@contextlib.contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """Around whatever asks a store that this process has opened before; takes no lock, however long it lasts.
+
+    Raises:
+        RefusedError: the store refuses for good.
+        TrackingError: the store does not answer, or fails.
+    """
     refuse_unreachable(uri)
-    with _lock(sqlite_path(uri)):
-        try:
-            yield
-        except (MlflowException, SQLAlchemyError, ImportError) as error:
-            raise TrackingError(
-                f"the tracking store {mask_credentials(uri)} refuses: {mask_credentials(str(error))}"
-            ) from error
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        kind = RefusedError if isinstance(error, MlflowException) and is_permanent(error) else TrackingError
+        raise kind(f"the tracking store {mask_credentials(uri)} refuses: {mask_credentials(str(error))}") from error
+
+
+def http_status(error: MlflowException) -> HTTPStatus:
+    """What an error means, in HTTP's terms, which MLflow uses for every store."""
+    return HTTPStatus(ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+
+def is_permanent(error: MlflowException) -> bool:
+    """Whether trying again would change nothing, unless somebody mends something."""
+    status = http_status(error)
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _MAY_PASS
 
 
 def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
@@ -83,7 +107,9 @@ def _lock(database: Path | None) -> Iterator[None]:
 
 
 def refuse_unreachable(uri: str) -> None:
-    """Say within seconds that a server does not answer; any HTTP answer counts as being there.
+    """Say within seconds that a server does not answer, or only says that it cannot: MLflow tries for minutes.
+
+    Any other answer counts as being there: a gateway may not know the page that is asked for.
 
     Raises:
         TrackingError: it does not answer.
@@ -92,8 +118,13 @@ def refuse_unreachable(uri: str) -> None:
         return
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()  # noqa: S310 - http(s)
-    except urllib.error.HTTPError:
-        return
+    except urllib.error.HTTPError as error:
+        if error.code < HTTPStatus.INTERNAL_SERVER_ERROR and error.code != HTTPStatus.TOO_MANY_REQUESTS:
+            return
+        raise TrackingError(
+            f"the tracking server {mask_credentials(uri)} must work, but answers {error.code} {error.reason}. Mend it, "
+            "wait, or name another one."
+        ) from error
     except (OSError, ValueError) as error:
         raise TrackingError(
             f"the tracking server {mask_credentials(uri)} does not answer ({error}). Start it, or name another one."

@@ -1,0 +1,179 @@
+"""`deliver`: from a spool to a run that has everything and says how it ended. Runs outside the training process."""
+
+import dataclasses
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrtape.compare import Comparison, compare
+from lrtape.errors import TrackingError
+from lrtape.shipper import Shipped, Writer, patiently, send_by_key, ship
+from lrtape.spool import Header, SpoolReader, read_spool
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Finding, GroupLayout, Point, Status
+from lrtape.tape_file import write_tape
+from lrtape.tracking.history import TAPE_FOLDER, History
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.mlflow_sink import MlflowSink
+from lrtape.tracking.planned_run import realize
+from lrtape.tracking.uri import mask_credentials
+
+MAX_COMPARED_POINTS = 200_000
+"""Reading a row back takes about 40 us. What was acknowledged of a longer tape is believed; see ``lrtape verify``."""
+UPLOAD_ATTEMPTS = 3
+UPLOAD_PAUSE_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What `deliver` has done.
+
+    Attributes:
+        points: how many values the store has.
+        is_complete: whether nothing is left to be done, and the spool is not needed any more.
+        problem: what a person must know, credentials masked; mostly nothing.
+    """
+
+    points: int
+    is_complete: bool
+    problem: str = ""
+
+
+def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: float) -> Delivery:
+    """Ship a spool to its end, compare what is stored with it, upload the tape, and end the run.
+
+    The folder is then removed, unless it shall be kept or something is left to be done. The caller has claimed it.
+
+    Args:
+        folder: holds the spool.
+        tracking_uri: absolute, with credentials where they are needed.
+        writer: of the spool.
+        give_up_s: how long to go on trying after the recording has ended, in seconds.
+
+    Raises:
+        SpoolError: there is no readable spool in `folder`.
+    """
+    with SpoolReader(folder.spool) as reader:
+        header = reader.header
+
+    def failing(error: Exception) -> None:
+        progress = dataclasses.replace(folder.load_progress(), error=mask_credentials(str(error)))
+        folder.save_progress(progress)
+
+    try:
+        run = patiently(lambda: _open(folder, header, tracking_uri), writer, give_up_s, failing)
+        sink = MlflowSink(tracking_uri, run.run_id)
+        shipped = ship(folder, sink, writer, give_up_s)
+        if shipped.error:
+            patiently(lambda: _note(run, header, shipped, shipped.error), writer, 0.0, failing)
+            return Delivery(shipped.points, False, shipped.error)
+        wrong = patiently(lambda: _verify(folder, run, sink, shipped), writer, give_up_s, failing)
+        not_uploaded = _upload(folder, header, run)
+        patiently(lambda: _note(run, header, shipped, wrong.text), writer, give_up_s, failing)
+        patiently(lambda: _settle(run, header, shipped), writer, give_up_s, failing)
+    except TrackingError as error:
+        return Delivery(folder.load_progress().points, False, str(error))
+    if not_uploaded or wrong.can_be_mended:
+        problem = " ".join(filter(None, [wrong.text, not_uploaded]))
+        folder.save_progress(dataclasses.replace(folder.load_progress(), error=problem))
+        return Delivery(shipped.points, False, problem)
+    if header.keep:
+        folder.save_progress(dataclasses.replace(folder.load_progress(), error=wrong.text, complete=True))
+    else:
+        folder.remove()
+    return Delivery(shipped.points, True, wrong.text)
+
+
+def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
+    return MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    """What is wrong with what is stored; `can_be_mended` where another delivery may set it right."""
+
+    text: str = ""
+    can_be_mended: bool = False
+
+
+def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Shipped) -> _Wrong:
+    """Compare every row, and send what is missing once more."""
+    lost = shipped.end.lost if shipped.end is not None else 0
+    texts = [f"{lost} records could not be written to {folder.path} and are lost: its disk was full."] if lost else []
+    refused = shipped.refused
+    comparison = Comparison()
+    if shipped.points <= MAX_COMPARED_POINTS:
+        comparison = _compare(folder, run)
+        if comparison.missing:
+            refused = send_by_key(comparison.missing, sink)
+            comparison = _compare(folder, run)
+    texts += [f"The store refuses the values of {key}: {text}" for key, (_, text) in refused.items()]
+    texts += [f"{text}." for text in comparison.differences()]
+    return _Wrong(" ".join(texts), bool(refused or comparison.missing))
+
+
+def _compare(folder: SpoolFolder, run: MlflowRun) -> Comparison:
+    history = History(run.run_id, run.tracking_uri)
+    tape = read_spool(folder.spool)
+    return sum((compare(key, series, history.points(key)) for key, series in tape.items()), Comparison())
+
+
+def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
+    """Upload the tape, and the artifacts of a planned run; returns what is wrong."""
+    for attempt in range(UPLOAD_ATTEMPTS):
+        try:
+            with tempfile.TemporaryDirectory() as temporary:
+                tape = Path(temporary, f"tape-{header.recording_id}.parquet")
+                notes = _notes(folder, header)
+                with SpoolReader(folder.spool) as reader:
+                    write_tape(tape, _points(reader), notes)
+                run.upload(tape, TAPE_FOLDER)
+            if folder.artifacts.exists():
+                run.upload(folder.artifacts)
+        except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
+            why = mask_credentials(f"{type(error).__name__}: {error}")
+            _log.warning("cannot upload the tape (attempt %d): %s", attempt + 1, why)
+            time.sleep(UPLOAD_PAUSE_S)
+        else:
+            return ""
+    return f"The tape could not be uploaded to the run's artifacts ({why})."
+
+
+def _points(reader: SpoolReader) -> Iterator[Point]:
+    for frame in reader.frames():
+        yield from reader.points_of(frame)
+
+
+def _notes(folder: SpoolFolder, header: Header) -> dict[str, Any]:
+    """What a tape says beside its values."""
+    with SpoolReader(folder.spool) as reader:
+        frames = [frame for frame in reader.frames() if isinstance(frame, GroupLayout | Finding)]
+        end = reader.end
+    return {
+        "recording_id": header.recording_id,
+        "created_ms": header.created_ms,
+        "layouts": [dataclasses.asdict(frame) for frame in frames if isinstance(frame, GroupLayout)],
+        "findings": [dataclasses.asdict(frame) for frame in frames if isinstance(frame, Finding)],
+        "end": None if end is None else dataclasses.asdict(end),
+    }
+
+
+def _note(run: MlflowRun, header: Header, shipped: Shipped, missing: str) -> None:
+    run.end_recording(header.recording_id, missing, shipped.end.us_per_step if shipped.end is not None else None)
+
+
+def _settle(run: MlflowRun, header: Header, shipped: Shipped) -> None:
+    """Give the run its true status.
+
+    A run that the recording had only joined, and whose recording was ended in good order, is somebody else's to end.
+    """
+    if shipped.end is None:
+        run.settle(Status.KILLED, header.recording_id)
+    elif header.owns_run:
+        run.settle(shipped.end.status, header.recording_id)

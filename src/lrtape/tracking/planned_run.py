@@ -1,0 +1,133 @@
+"""A run that cannot be created yet, as its store is away: planned in a spool folder, and created by who ships that."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from mlflow import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
+
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Status, now_ms
+from lrtape.tracking.mlflow_run import MAX_TAG_CHARACTERS, MlflowRun
+from lrtape.tracking.store import experiment_id, opening
+
+PLANNED = "lrtape.planned"
+"""Tag of a run that was planned first: the id of its recording, by which it is found again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run is created with. No credentials are in it.
+
+    Attributes:
+        recording_id: of the recording that the run is for.
+        experiment: its name.
+        run_name: ``None`` for a random one.
+        params: all of them as text.
+        tags: MLflow's own included, as they were where the training ran.
+        start_ms: when the training began, in Unix milliseconds.
+    """
+
+    recording_id: str
+    experiment: str
+    run_name: str | None
+    params: dict[str, str]
+    tags: dict[str, str]
+    start_ms: int
+
+
+class PlannedRun:
+    """Stands for an `MlflowRun` in a training whose store is away. Used by the training thread.
+
+    Args:
+        root: where the folders of spools are.
+        tracking_uri: absolute.
+        experiment: see `MlflowRun.create`, as the others.
+        run_name: see there.
+        params: see there; without credentials, as they are written to the disk.
+        tags: see there, and the same.
+
+    Raises:
+        ConfigError: nothing can be written in `root`.
+
+    Attributes:
+        folder: of the spool, the plan and the artifacts.
+    """
+
+    is_owned = True
+
+    def __init__(
+        self,
+        root: Path,
+        tracking_uri: str,
+        experiment: str,
+        run_name: str | None,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+    ) -> None:
+        self.folder = SpoolFolder.create(root, "planned")
+        self.tracking_uri = tracking_uri
+        self.run_id = f"planned-{self.folder.recording_id}"
+        texts = {key: str(value) for key, value in params.items()}
+        all_tags = {key: text[:MAX_TAG_CHARACTERS] for key, text in resolve_tags(dict(tags)).items()}
+        plan = Plan(self.folder.recording_id, experiment, run_name, texts, all_tags, now_ms())
+        self.folder.plan.write_bytes(msgspec.json.encode(plan))
+
+    def log_text(self, text: str, path: str) -> None:
+        """Keep `text` for the artifact `path`."""
+        target = self.folder.artifacts / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a copy of a file for `folder` of the artifacts."""
+        target = self.folder.artifacts / (folder or "")
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+    def finish(self, status: Status) -> None:  # noqa: ARG002 - it is in the spool
+        """Leave the end to whoever ships the spool; a plan without one was never used."""
+        if not self.folder.spool.exists():
+            self.folder.remove()
+
+    def how_to_look(self) -> str:
+        """Lines for people: where the run is."""
+        if self.folder.plan.exists():
+            return f"The run is still to be created: lrtape recover {self.folder.path}"
+        return "The tracking store came back while training, and has the run now."
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish(Status.after(error))
+
+
+def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
+    """Create the run that is planned in `folder`, or find it, if that was done already.
+
+    Raises:
+        ConfigError: its experiment was deleted.
+        TrackingError: the store does not answer, or refuses.
+    """
+    plan = msgspec.json.decode(folder.plan.read_bytes(), type=Plan)
+    with opening(tracking_uri):
+        client = MlflowClient(tracking_uri=tracking_uri)
+        experiment = experiment_id(client, plan.experiment, tracking_uri)
+        found = client.search_runs([experiment], f"tags.`{PLANNED}` = '{plan.recording_id}'")
+        if found:
+            run_id = found[0].info.run_id
+        else:
+            tags = plan.tags | {PLANNED: plan.recording_id}
+            run_id = client.create_run(experiment, plan.start_ms, tags, plan.run_name).info.run_id
+        run = MlflowRun(tracking_uri, run_id)
+        run.log_params(plan.params)
+    run.begin_recording(plan.recording_id)
+    return run

@@ -1,0 +1,170 @@
+import sqlite3
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from lrtape.delivery import Delivery, deliver
+from lrtape.shipper import DeadWriter
+from lrtape.spool import End, Header, SpoolWriter, read_spool
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status
+from lrtape.tape_file import read_notes, read_tape
+from lrtape.tracking.history import History, read_run
+from lrtape.tracking.mlflow_run import MlflowRun
+
+RECORDING = "0badcafe"
+N_STEPS = 10
+
+
+class Left:
+    """What a training of ten steps left behind: a run, and a spool of which nothing is shipped."""
+
+    def __init__(self, store: str, end: End | None, keep: bool = False, run: MlflowRun | None = None) -> None:
+        self.store = store
+        self.run = run or MlflowRun.create(store)
+        self.run.begin_recording(RECORDING)
+        self.folder = SpoolFolder(Path(".lrtape/x"))
+        self.folder.path.mkdir(parents=True)
+        header = Header(self.run.run_id, self.run.is_owned, store, 1, RECORDING, keep)
+        writer = SpoolWriter(self.folder.spool, header)
+        writer.write(GroupLayout(0, (Group("a", "lr/a"), Group("b", "lr/b"))))
+        for step in range(N_STEPS):
+            writer.write(Record(0, step, step, [0.1, 0.2]))
+        writer.write(Point("train/loss", 3, 3, float("nan")))
+        writer.write(Finding("odd", "Something is odd.", "lr/a", 3))
+        if end is not None:
+            writer.write(end)
+        writer.close()
+        self.tape = dict(read_spool(self.folder.spool))
+
+    def deliver(self) -> Delivery:
+        with self.folder.claim():
+            return deliver(self.folder, self.store, DeadWriter(), give_up_s=0.0)
+
+    def mlflow_run(self) -> Run:
+        return MlflowClient(tracking_uri=self.store).get_run(self.run.run_id)
+
+    def execute(self, statement: str) -> None:
+        with sqlite3.connect(self.store.removeprefix("sqlite:///")) as database:
+            database.execute(statement)
+
+
+def test_a_delivery_is_whole(store: str, tmp_path: Path) -> None:
+    """The rows, the tape as an artifact, the tags and the status are there; the spool is not any more."""
+    left = Left(store, End(Status.FINISHED, us_per_step=3.25))
+    delivery = left.deliver()
+    run = left.mlflow_run()
+
+    assert delivery == Delivery(2 * N_STEPS + 1, True)
+    assert dict(read_run(run.info.run_id, store)) == left.tape
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["lrtape.complete"] == "true"
+    assert run.data.tags["lrtape.us_per_step"] == "3.25"
+    assert [key for key in run.data.tags if key.startswith("lrtape.missing.")] == []
+    assert not left.folder.path.exists()
+
+    (file,) = History(run.info.run_id, store).tapes(tmp_path)
+    assert file.name == f"tape-{RECORDING}.parquet"
+    assert dict(read_tape(file)) == left.tape
+    assert read_notes(file)["findings"] == [{"code": "odd", "message": "Something is odd.", "key": "lr/a", "step": 3}]
+    assert read_notes(file)["end"] == {"status": "FINISHED", "us_per_step": 3.25, "lost": 0}
+
+
+def test_what_the_store_has_lost_is_sent_again(store: str) -> None:
+    """Acknowledged is not stored: the comparison at the end finds the hole, and mends it."""
+    left = Left(store, End(Status.FINISHED), keep=True)
+    left.deliver()
+    left.execute("DELETE FROM metrics WHERE key = 'lr/b' AND step > 4")
+    assert len(read_run(left.run.run_id, store)["lr/b"]) == 5
+
+    assert left.deliver() == Delivery(2 * N_STEPS + 1, True)
+    assert dict(read_run(left.run.run_id, store)) == left.tape
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE metrics SET value = 0.5 WHERE key = 'lr/a' AND step = 7", "lr/a"),
+        (
+            "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) "
+            "SELECT key, value, timestamp + 1, run_uuid, step, is_nan FROM metrics WHERE key = 'lr/b' AND step = 2",
+            "lr/b has 1 row too many at step 2",
+        ),
+    ],
+)
+def test_what_does_not_belong_there_is_said(store: str, statement: str, said: str) -> None:
+    """Another value or a double cannot be mended: it is named, and the run is not called complete."""
+    left = Left(store, End(Status.FINISHED), keep=True)
+    left.deliver()
+    left.execute(statement)
+    delivery = left.deliver()
+    tags = left.mlflow_run().data.tags
+
+    assert delivery.is_complete
+    assert said in delivery.problem
+    assert tags["lrtape.complete"] == "false"
+    assert tags[f"lrtape.missing.{RECORDING}"] == delivery.problem
+
+
+def test_what_was_lost_before_is_said(store: str) -> None:
+    """Frames that a full disk refused are nowhere; the run says so."""
+    left = Left(store, End(Status.FINISHED, lost=3))
+    delivery = left.deliver()
+
+    assert delivery.is_complete
+    assert delivery.problem.startswith("3 records could not be written")
+    assert left.mlflow_run().data.tags["lrtape.complete"] == "false"
+    assert left.mlflow_run().info.status == "FINISHED"
+
+
+def test_a_spool_may_be_kept(store: str) -> None:
+    """It stays where it shall, and says that nothing is left to be done."""
+    left = Left(store, End(Status.FINISHED), keep=True)
+
+    assert left.deliver().is_complete
+    assert left.folder.load_progress().complete
+    assert dict(read_spool(left.folder.spool)) == left.tape
+
+
+def test_a_tape_that_cannot_be_uploaded_stays_on_the_disk(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values are stored and the run is ended all the same; the spool is kept, and why is said."""
+    monkeypatch.setattr("lrtape.delivery.UPLOAD_PAUSE_S", 0.0)
+    (tmp_path / "mlartifacts").write_text("no folder")
+    left = Left(store, End(Status.FINISHED))
+    delivery = left.deliver()
+
+    assert not delivery.is_complete
+    assert "could not be uploaded" in delivery.problem
+    assert left.folder.load_progress().error == delivery.problem
+    assert (left.mlflow_run().info.status, left.mlflow_run().data.tags["lrtape.complete"]) == ("FINISHED", "true")
+    (tmp_path / "mlartifacts").unlink()
+    assert left.deliver() == Delivery(2 * N_STEPS + 1, True)
+    assert not left.folder.path.exists()
+
+
+def test_a_run_that_was_resumed_is_not_ended_by_its_first_recording(store: str) -> None:
+    """The old spool arrives late, and its training is dead; the run belongs to the new one."""
+    left = Left(store, None)
+    MlflowRun(store, left.run.run_id, end=lambda _: None).begin_recording("12345678")
+    delivery = left.deliver()
+    run = left.mlflow_run()
+
+    assert delivery.is_complete
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["lrtape.complete"] == "false"
+    assert run.data.tags["lrtape.missing.12345678"] == "still recording"
+
+
+def test_a_run_that_is_gone_is_refused(store: str) -> None:
+    """Nothing is sent and nothing removed, and the reason is told."""
+    left = Left(store, End(Status.FINISHED))
+    MlflowClient(tracking_uri=store).delete_run(left.run.run_id)
+    delivery = left.deliver()
+
+    assert (delivery.points, delivery.is_complete) == (0, False)
+    assert "deleted" in delivery.problem
+    assert left.folder.spool.exists()
