@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import sys
@@ -16,7 +17,8 @@ def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    with contextlib.chdir(path.parent):  # where the artifacts of the default experiment go
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
 
 

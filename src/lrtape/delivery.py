@@ -1,5 +1,6 @@
 """`deliver`: from a spool to a run that has everything and says how it ended. Runs outside the training process."""
 
+import contextlib
 import dataclasses
 import logging
 import tempfile
@@ -20,6 +21,7 @@ from lrtape.tracking.history import TAPE_FOLDER, History
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
+from lrtape.tracking.sink import RefusedError
 from lrtape.tracking.uri import mask_credentials
 
 MAX_COMPARED_POINTS = 200_000
@@ -63,31 +65,33 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         header = reader.header
 
     def failing(error: Exception) -> None:
-        progress = dataclasses.replace(folder.load_progress(), error=mask_credentials(str(error)))
-        folder.save_progress(progress)
+        why, refused = mask_credentials(str(error)), isinstance(error, RefusedError)
+        folder.save_progress(dataclasses.replace(folder.load_progress(), error=why, refused=refused))
 
     try:
         run = patiently(lambda: _open(folder, header, tracking_uri), writer, give_up_s, failing)
         sink = MlflowSink(tracking_uri, run.run_id)
         shipped = ship(folder, sink, writer, give_up_s)
         if shipped.error:
-            patiently(lambda: _note(run, header, shipped, shipped.error), writer, 0.0, failing)
+            with contextlib.suppress(TrackingError):
+                _note(run, header, shipped, shipped.error)
             return Delivery(shipped.points, False, shipped.error)
-        wrong = patiently(lambda: _verify(folder, run, sink, shipped), writer, give_up_s, failing)
+        verdict = patiently(lambda: _verify(folder, run, sink, shipped), writer, give_up_s, failing)
         not_uploaded = _upload(folder, header, run)
-        patiently(lambda: _note(run, header, shipped, wrong.text), writer, give_up_s, failing)
+        patiently(lambda: _note(run, header, shipped, verdict.problem), writer, give_up_s, failing)
         patiently(lambda: _settle(run, header, shipped), writer, give_up_s, failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
-    if not_uploaded or wrong.can_be_mended:
-        problem = " ".join(filter(None, [wrong.text, not_uploaded]))
-        folder.save_progress(dataclasses.replace(folder.load_progress(), error=problem))
-        return Delivery(shipped.points, False, problem)
-    if header.keep:
-        folder.save_progress(dataclasses.replace(folder.load_progress(), error=wrong.text, complete=True))
-    else:
+    problem = " ".join(filter(None, [verdict.problem, not_uploaded]))
+    delivery = Delivery(verdict.points, not (not_uploaded or verdict.can_be_mended), problem)
+    if delivery.is_complete and not header.keep:
         folder.remove()
-    return Delivery(shipped.points, True, wrong.text)
+    else:
+        progress = folder.load_progress()
+        folder.save_progress(
+            dataclasses.replace(progress, points=verdict.points, error=problem, complete=delivery.is_complete)
+        )
+    return delivery
 
 
 def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
@@ -95,15 +99,17 @@ def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wrong:
-    """What is wrong with what is stored; `can_be_mended` where another delivery may set it right."""
+class _Verdict:
+    """How many points are stored, and what is wrong; `can_be_mended` where another delivery may set it right."""
 
-    text: str = ""
-    can_be_mended: bool = False
+    points: int
+    problem: str
+    can_be_mended: bool
 
 
-def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Shipped) -> _Wrong:
+def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Shipped) -> _Verdict:
     """Compare every row, and send what is missing once more."""
+    points = shipped.points
     lost = shipped.end.lost if shipped.end is not None else 0
     texts = [f"{lost} records could not be written to {folder.path} and are lost: its disk was full."] if lost else []
     refused = shipped.refused
@@ -113,9 +119,10 @@ def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Ship
         if comparison.missing:
             refused = send_by_key(comparison.missing, sink)
             comparison = _compare(folder, run)
+        points = comparison.n_recorded - len(comparison.missing)
     texts += [f"The store refuses the values of {key}: {text}" for key, (_, text) in refused.items()]
     texts += [f"{text}." for text in comparison.differences()]
-    return _Wrong(" ".join(texts), bool(refused or comparison.missing))
+    return _Verdict(points, " ".join(texts), bool(refused or comparison.missing))
 
 
 def _compare(folder: SpoolFolder, run: MlflowRun) -> Comparison:

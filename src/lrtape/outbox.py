@@ -32,8 +32,16 @@ class Outbox(Protocol):
             us_per_step: what recording one step took, in microseconds.
         """
 
-    def wait(self, timeout_s: float) -> str:
-        """Wait until everything has arrived. Returns what is missing and what to do, or an empty text."""
+    def wait(self, timeout_s: float, show_progress: bool) -> str:
+        """Wait until everything has arrived.
+
+        Args:
+            timeout_s: how long, in seconds.
+            show_progress: a bar on stderr, where that is a terminal and it takes more than a second.
+
+        Returns:
+            What is missing and what to do, or an empty text.
+        """
 
 
 class NoOutbox:
@@ -49,7 +57,7 @@ class NoOutbox:
     def end(self, status: Status, us_per_step: float | None = None) -> None:
         """See `Outbox.end`."""
 
-    def wait(self, timeout_s: float) -> str:  # noqa: ARG002
+    def wait(self, timeout_s: float, show_progress: bool) -> str:  # noqa: ARG002
         """See `Outbox.wait`."""
         return ""
 
@@ -128,10 +136,17 @@ class SpoolOutbox:
         self._spool.close()
         self._shipper.end(status)
 
-    def wait(self, timeout_s: float) -> str:
+    def wait(self, timeout_s: float, show_progress: bool) -> str:
         """Wait for the shipper. See `Outbox.wait`."""
-        # Nobody needs to see what is done within a second, or where no person looks.
-        bar = tqdm(total=self._spool.size, desc="lrtape: storing", unit="B", unit_scale=True, delay=1.0, disable=None)
+        bar = tqdm(
+            total=self._spool.size,
+            desc="lrtape: storing",
+            unit="B",
+            unit_scale=True,
+            delay=1.0,
+            leave=False,
+            disable=None if show_progress else True,  # None: where stderr is no terminal
+        )
         with bar:
             said = self._shipper.wait(timeout_s, lambda: bar.update(self._folder.load_progress().offset - bar.n))
         problems = [] if said is None else [said]
@@ -140,7 +155,8 @@ class SpoolOutbox:
                 f"{self._spool.lost} records could not be written to {self._folder.path} ({self._spool.error}) and are "
                 "lost. Choose a `folder` on a disk with room."
             )
-        if said is None:
+        # Nobody but a shipper that is done removes the spool: it may have been killed before it could say so.
+        if said is None and (self._restoring_failed is not None or self._folder.spool.exists()):
             problems.append(self._missing())
         return " ".join(filter(None, problems))
 

@@ -17,7 +17,7 @@ from lrtape.tape import Finding, Group, GroupLayout, Record
 
 AMBIGUOUS_LR = "ambiguous-lr"
 SAMPLE_MASK = 0x3F
-"""One step of 64 is timed, from the first one on."""
+"""One step of 64 is timed; never the first, which has more to do."""
 MAX_SAMPLES = 1000
 
 # Record(...) goes through Python code, at twice the time.
@@ -51,6 +51,8 @@ class Recorder:
         param_paths: dotted path of each parameter by its ``id()``, to name groups that have no names.
         numbered: number groups that would share a key, instead of refusing them. Groups that are added later are
             numbered in any case: training has started by then.
+        first_step: index of the next step; more than 0 in a training that is resumed, which goes on with the keys that
+            an earlier session of the run has released.
 
     Raises:
         ConfigError: two groups would share a key and are not to be numbered, or an lr is not a number.
@@ -64,6 +66,7 @@ class Recorder:
         name: str = "",
         param_paths: Mapping[int, str] | None = None,
         numbered: bool = False,
+        first_step: int = 0,
     ) -> None:
         for position, param_group in enumerate(optimizer.param_groups):
             if not isinstance(param_group.get("lr"), SupportsFloat):
@@ -71,7 +74,7 @@ class Recorder:
                     f"the lr of param group {position} of {type(optimizer).__name__} must be a number, but is "
                     f"{param_group.get('lr')!r} instead. lrtape records the 'lr' of each param group."
                 )
-        self.steps = 0
+        self.steps = first_step
         self.last: Record | None = None
         self.findings: list[Finding] = []
         self.samples_ns: deque[int] = deque(maxlen=MAX_SAMPLES)
@@ -87,7 +90,8 @@ class Recorder:
         self._lrs: list[float] | None = None
         self._layout_written = False
         self._failed = False
-        self._name_groups(keys.reserve_numbered if numbered else keys.reserve)
+        reserve = keys.resume if first_step else keys.reserve
+        self._name_groups(keys.reserve_numbered if numbered else reserve)
 
     def start(self, writer: FrameWriter) -> None:
         """Record from the next step on; `writer` gets a `GroupLayout` before the first `Record` and at each change."""
@@ -100,7 +104,7 @@ class Recorder:
         ]
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
-        sampled = not self.steps & SAMPLE_MASK
+        sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
         if sampled:
             begin = perf_counter_ns()
         param_groups = optimizer.param_groups
@@ -119,7 +123,7 @@ class Recorder:
         lrs = self._lrs
         if lrs is None:
             return  # The outer of two nested calls: the inner one is recorded already.
-        sampled = not self.steps & SAMPLE_MASK
+        sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
         if sampled:
             begin = perf_counter_ns()
         self._lrs = None

@@ -67,22 +67,23 @@ class ShipperProcess:
             What a person must know about what is stored, mostly nothing; ``None`` if not everything is stored.
         """
         deadline = time.monotonic() + timeout_s
-        while True:
-            self.tend()
-            if self._process is None:
-                return None
+        while self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(max(0.0, min(LOOK_S, deadline - time.monotonic())))
-                if code == EXIT_DONE or self._n_restarts == MAX_RESTARTS:
-                    return self._last_words()
+                words = self._last_words()  # It may have been killed after them.
+                if words is not None or code == EXIT_DONE or self._n_restarts == MAX_RESTARTS:
+                    return words
             if time.monotonic() >= deadline:
-                return None
+                break
+            self.tend()
             show()
+        return None
 
     def _last_words(self) -> str | None:
         assert self._process is not None  # noqa: S101 - it has ended
         assert self._process.stdout is not None  # noqa: S101 - it was asked for
-        first, _, problem = self._process.stdout.read().decode().partition("\n")
+        with self._process:  # closes its pipes
+            first, _, problem = self._process.stdout.read().decode().partition("\n")
         return problem if first == COMPLETE else None
 
     def _start(self) -> "subprocess.Popen[bytes] | None":

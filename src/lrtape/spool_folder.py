@@ -132,5 +132,15 @@ class SpoolFolder:
         return False
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it. Does not raise: what remains does no harm."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder with all that is in it. Does not raise: what remains does no harm.
+
+        The spool goes last: as long as anything is left, somebody can see whose it is, and finish this.
+        """
+        with contextlib.suppress(OSError):
+            for path in self.path.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path != self.spool:
+                    path.unlink()
+            self.spool.unlink(missing_ok=True)
+            self.path.rmdir()

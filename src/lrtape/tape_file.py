@@ -82,8 +82,10 @@ def read_tape(path: Path) -> Tape:
             for batch in file.iter_batches(batch_size=ROW_GROUP_POINTS):
                 for key, columns in _by_key(batch):
                     series = by_key.setdefault(key, Series())
-                    for column, more in zip((series.steps, series.times_ms, series.values), columns, strict=True):
-                        column.frombytes(more)
+                    steps, times_ms, values = columns
+                    series.steps.frombytes(steps)
+                    series.times_ms.frombytes(times_ms)
+                    series.values.frombytes(values)
         except (pyarrow.ArrowException, OSError) as error:
             raise SpoolError(f"{path} must be a whole tape, but cannot be read ({error}): it is damaged.") from error
     return Tape.of({key: _in_order(key, series) for key, series in by_key.items()})

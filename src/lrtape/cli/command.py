@@ -1,0 +1,115 @@
+"""What the command ``lrtape`` takes, and where errors become messages and exit codes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lrtape.errors import LRTapeError
+
+EXIT_REFUSED = 2
+"""Of a wrong input, and of whatever cannot be done at all."""
+
+
+def main() -> None:
+    """Run one command. Installed as the script ``lrtape``."""
+    if sys.argv[1:2] == ["train"]:
+        _train(sys.argv[2:])  # Hydra reads its own arguments
+        return
+    arguments = _parser().parse_args()
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `lrtape show ... | head`
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the interpreter flushes once more, and says so
+        code = 0
+    except (LRTapeError, OSError) as error:
+        print(f"lrtape: {error}", file=sys.stderr)
+        code = EXIT_REFUSED
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lrtape", description="A tape recorder for learning rates.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("train", help="train a model and record its learning rates; `lrtape train --help` says more")
+
+    status = commands.add_parser("status", help="say what is recorded here, how much of it is stored, and what to do")
+    status.add_argument("folder", nargs="?", type=Path, default=Path(".lrtape"), help="default: .lrtape")
+    status.set_defaults(run=_status)
+
+    show = commands.add_parser("show", help="draw the learning rates of a run, or of a file, in the terminal")
+    show.add_argument(
+        "source", metavar="SPOOL|RUN", help="a spool folder, a spool or a tape file; else the id of a run"
+    )
+    show.add_argument(
+        "--key", metavar="PATTERN", help="only these keys: 'lr/*' (default: lr/* is drawn, all are listed)"
+    )
+    show.add_argument("--csv", action="store_true", help="print every row instead, as key,step,time_ms,value")
+    _add_tracking_uri(show)
+    show.set_defaults(run=_show)
+
+    verify = commands.add_parser(
+        "verify",
+        help="compare every row that MLflow has of a run with its tapes",
+        description="Exit code: 0 if all is equal, 1 if not, 2 if it cannot be compared.",
+    )
+    verify.add_argument("run_id", metavar="RUN", help="the id of a run")
+    verify.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(".lrtape"),
+        help="where spools are that still belong to it; default: .lrtape",
+    )
+    _add_tracking_uri(verify)
+    verify.set_defaults(run=_verify)
+
+    recover = commands.add_parser("recover", help="send what crashed trainings left in their spools to MLflow")
+    recover.add_argument("folder", nargs="?", type=Path, default=Path(".lrtape"), help="default: .lrtape")
+    recover.add_argument(
+        "--tracking-uri", help="default: the URI in the spool, or $MLFLOW_TRACKING_URI where that hides a password"
+    )
+    recover.set_defaults(run=_recover)
+    return parser
+
+
+def _add_tracking_uri(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else mlflow.db in this folder")
+
+
+# Each command is imported when it runs: `lrtape --help` needs nothing of what they need.
+
+
+def _train(arguments: list[str]) -> None:
+    from lrtape.app.main import main as train
+
+    sys.argv = ["lrtape train", *arguments]
+    train()
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from lrtape.cli.status import status
+
+    return status(arguments.folder)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from lrtape.cli.show import show
+
+    return show(arguments.source, arguments.tracking_uri, arguments.key, arguments.csv)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from lrtape.cli.verify import verify
+
+    return verify(arguments.run_id, arguments.tracking_uri, arguments.folder)
+
+
+def _recover(arguments: argparse.Namespace) -> int:
+    from lrtape.cli.recover import recover
+
+    return recover(arguments.folder, arguments.tracking_uri)

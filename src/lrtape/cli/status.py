@@ -1,0 +1,89 @@
+"""``lrtape status``: what becomes of each recording. Imports no mlflow, asks no store, and disturbs nobody."""
+
+import fcntl
+from pathlib import Path
+
+from lrtape.errors import ConfigError, SpoolError
+from lrtape.spool import SpoolReader
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import now_ms
+
+
+def status(root: Path) -> int:
+    """Print one line for each spool in `root`.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not root.is_dir() and root != Path(".lrtape"):
+        raise ConfigError(
+            f"`folder` must be a folder of spools, but there is no {root}. Name the one that was printed."
+        )
+    lines = 0
+    for folder in SpoolFolder.find(root):
+        try:
+            print(f"{folder.path}: {_state(folder)}")
+        except SpoolError as error:
+            print(f"{folder.path}: cannot be read: {error}")
+        except FileNotFoundError:
+            continue  # All of it was stored meanwhile.
+        lines += 1
+    if not lines:
+        print(f"{root}: nothing is recorded now, and nothing is left behind")
+    return 0
+
+
+def _state(folder: SpoolFolder) -> str:
+    # First what is stored and then what is recorded, so that no more can be stored than is recorded.
+    progress = folder.load_progress()
+    is_recording = folder.is_recording()
+    n_recorded = 0
+    oldest_ms: int | None = None
+    with SpoolReader(folder.spool) as reader:
+        for frame in reader.frames():
+            points = reader.points_of(frame)
+            n_recorded += len(points)
+            if points and oldest_ms is None and reader.offset > progress.offset:
+                oldest_ms = points[0].time_ms
+        run_id, end = reader.header.run_id, reader.end
+    n_left = n_recorded - progress.points
+    is_left_behind = not is_recording and not progress.complete and not _is_shipping(folder)
+    if progress.complete:
+        doing = "kept and complete"
+    elif is_recording:
+        doing = "recording"
+    else:
+        fate = f"its training ended as {end.status}" if end is not None else "its training is dead"
+        doing = f"{fate}, {'waiting' if is_left_behind else 'being stored'}"
+    text = (
+        f"run {run_id or 'still to be created'}, {doing}, {n_recorded:,} values recorded, {progress.points:,} stored, "
+        f"{n_left:,} not yet"
+    )
+    if oldest_ms is not None:
+        text += f", the oldest for {_duration((now_ms() - oldest_ms) / 1000)}"
+    if end is not None and end.lost:
+        text += f"; {end.lost:,} records could not be written and are lost"
+    if progress.error:
+        text += f"; problem: {progress.error}"
+    if is_left_behind:
+        text += f"; {'mend that, then run' if progress.refused else 'run'}: lrtape recover {folder.path}"
+    return text
+
+
+def _is_shipping(folder: SpoolFolder) -> bool:
+    """Whether a process ships this folder now. Asked only where the training is over, when no process begins to."""
+    try:
+        with (folder.path / "shipper.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _duration(seconds: float) -> str:
+    for unit_s, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,46 @@
+"""What a tracking store has of a run, for the commands that read it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from lrtape.errors import ConfigError
+from lrtape.tape import Tape
+from lrtape.tape_file import read_tape
+from lrtape.tracking.history import History
+from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri, sqlite_path
+
+
+def open_history(run_id: str, tracking_uri: str | None) -> History:
+    """The history of a run that is there.
+
+    Args:
+        run_id: of a run.
+        tracking_uri: by default ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the current folder.
+
+    Raises:
+        ConfigError: the URI is malformed, carries a password on the command line, or names a file that is not there.
+        TrackingError: there is no such run, or the store does not answer.
+    """
+    if tracking_uri is not None and has_password(tracking_uri):
+        raise ConfigError(REFUSED_CREDENTIALS)
+    uri = resolve_tracking_uri(tracking_uri)
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():  # MLflow would make an empty one.
+        raise ConfigError(
+            f"the tracking store must be there, but there is no {database}. Name the right one with --tracking-uri."
+        )
+    return History(run_id, uri)
+
+
+def tapes_of(history: History) -> dict[str, Tape]:
+    """The tapes among the artifacts of a run, by the names of their files.
+
+    Raises:
+        SpoolError: one of them cannot be read.
+        TrackingError: the artifacts cannot be reached.
+    """
+    # MLflow draws a progress bar for each file, on whatever stderr is; this process is the command's own.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with tempfile.TemporaryDirectory() as folder:
+        return {path.name: read_tape(path) for path in history.tapes(Path(folder))}
