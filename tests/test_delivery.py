@@ -16,6 +16,7 @@ from lrtape.tracking.mlflow_run import MlflowRun
 
 RECORDING = "0badcafe"
 N_STEPS = 10
+ODD = Finding("odd", "Something is odd.", "lr/a", 3)
 
 
 class Left:
@@ -33,7 +34,7 @@ class Left:
         for step in range(N_STEPS):
             writer.write(Record(0, step, step, [0.1, 0.2]))
         writer.write(Point("train/loss", 3, 3, float("nan")))
-        writer.write(Finding("odd", "Something is odd.", "lr/a", 3))
+        writer.write(ODD)
         if end is not None:
             writer.write(end)
         writer.close()
@@ -68,7 +69,7 @@ def test_a_delivery_is_whole(store: str, tmp_path: Path) -> None:
     (file,) = History(run.info.run_id, store).tapes(tmp_path)
     assert file.name == f"tape-{RECORDING}.parquet"
     assert dict(read_tape(file)) == left.tape
-    assert read_notes(file)["findings"] == [{"code": "odd", "message": "Something is odd.", "key": "lr/a", "step": 3}]
+    assert [Finding(**finding) for finding in read_notes(file)["findings"]] == [ODD]
     assert read_notes(file)["end"] == {"status": "FINISHED", "us_per_step": 3.25, "lost": 0}
 
 

@@ -146,9 +146,9 @@ def test_a_refused_key_does_not_cost_the_others(folder: SpoolFolder) -> None:
 def test_the_last_word_stands_for_an_end_that_could_not_be_written(folder: SpoolFolder) -> None:
     """Where the disk is full, the writer says through its pipe how the training ended."""
     writer = DeadWriter()
-    writer.last_word = Status.FINISHED
+    writer.last_word = End(Status.FINISHED, lost=3)
 
-    assert ship(folder, FailingSink(), writer).end == End(Status.FINISHED)
+    assert ship(folder, FailingSink(), writer).end == writer.last_word
 
 
 def test_a_damaged_progress_is_not_believed(folder: SpoolFolder) -> None:
@@ -188,7 +188,7 @@ class ScriptedWriter:
         self.spool = SpoolWriter(path, Header("run", True, "uri", 1))
         self.spool.write(GroupLayout(0, (Group("a", "lr/a"),)))
         self._script = list(script)
-        self.last_word: Status | None = None
+        self.last_word: End | None = None
 
     def is_recording(self, wait_s: float) -> bool:
         if self._script:

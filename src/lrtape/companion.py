@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lrtape.delivery import deliver
 from lrtape.shipper import GIVE_UP_S
 from lrtape.shipper_process import COMPLETE
+from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Status
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -27,14 +29,14 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 class Trainer:
     """The process that writes the spool, as it can be seen through the pipe on stdin that it holds open.
 
-    Its first line there are the settings, as JSON; a second one is the last word: how the training ended. Its death is
+    Its first line there are the settings, as JSON; a second one is the last word: how the recording ended. Its death is
     seen by a pidfd where there is one, else by the end of that pipe.
     """
 
     def __init__(self) -> None:
         self._unread = b""
         self.settings: dict[str, Any] = json.loads(self._line() or b"{}")
-        self.last_word: Status | None = None
+        self.last_word: End | None = None
         self._is_dead = not self.settings
         self._poll = select.poll()
         self._poll.register(_STDIN, select.POLLIN | select.POLLHUP)
@@ -65,10 +67,10 @@ class Trainer:
         return False
 
     def _listen(self) -> None:
-        word = self._line().strip().decode()
+        line = self._line()
         self._poll.unregister(_STDIN)  # Nothing more comes.
-        if word in Status.__members__:
-            self.last_word = Status(word)
+        if line:
+            self.last_word = msgspec.json.decode(line, type=End)
         elif self._pidfd < 0:
             self._is_dead = True
 

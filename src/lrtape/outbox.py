@@ -127,14 +127,14 @@ class SpoolOutbox:
     def end(self, status: Status, us_per_step: float | None = None) -> None:
         """See `Outbox.end`."""
         is_there = self._spool.is_there()  # before its end: then the shipper may remove it
-        self._spool.end(status, us_per_step)
+        end = self._spool.end(status, us_per_step)
         if not is_there:
             try:
                 self._spool.restore()
             except OSError as error:
                 self._restoring_failed = error
         self._spool.close()
-        self._shipper.end(status)
+        self._shipper.end(end)
 
     def wait(self, timeout_s: float, show_progress: bool) -> str:
         """Wait for the shipper. See `Outbox.wait`."""
@@ -178,7 +178,7 @@ class SpoolOutbox:
             what = f"all {recorded} recorded values were sent, but could not yet be compared with what is at"
         return (
             f"{what} {self._tracking_uri}{why}. They are safe in {self._folder.path}. "
-            f"{when}: lrtape recover {self._folder.path}"
+            f"{when}: {self._folder.rescue_command}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from lrtape.errors import TrackingError
 from lrtape.spool import End, SpoolReader
 from lrtape.spool_folder import Progress, SpoolFolder
-from lrtape.tape import Point, Status
+from lrtape.tape import Point
 from lrtape.tracking.sink import RefusedError, RefusedPointsError, Sink
 from lrtape.tracking.uri import mask_credentials
 
@@ -38,14 +38,14 @@ class Writer(Protocol):
         """
 
     @property
-    def last_word(self) -> Status | None:
-        """How the training ended, if the writer has said it; for a spool that could not be written to its end."""
+    def last_word(self) -> End | None:
+        """How the recording ended, if the writer has said it; for a spool that could not be written to its end."""
 
 
 class DeadWriter:
     """A writer that is known to be dead."""
 
-    last_word: Status | None = None
+    last_word: End | None = None
 
     def is_recording(self, wait_s: float) -> bool:  # noqa: ARG002
         """See `Writer.is_recording`."""
@@ -99,7 +99,7 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
                     refused = patiently(lambda: send_by_key(batch.points, sink), writer, give_up_s, failing)  # noqa: B023
                 except TrackingError as error:
                     failing(error)
-                    return Shipped(progress.points, _end(reader, writer), failing.text)
+                    return Shipped(progress.points, reader.end or writer.last_word, failing.text)
                 progress = _after(progress, len(batch.points), refused)
                 for key, (n_points, text) in refused.items():
                     all_refused[key] = (all_refused.get(key, (0, ""))[0] + n_points, text)
@@ -111,15 +111,9 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
                 folder.save_progress(dataclasses.replace(progress, error=damage, refused=True))
                 return Shipped(progress.points, None, damage)
             if not batch.points and (reader.end is not None or not recording):
-                return Shipped(progress.points, _end(reader, writer), refused=all_refused)
+                return Shipped(progress.points, reader.end or writer.last_word, refused=all_refused)
             if len(batch.points) < BATCH_POINTS and reader.end is None and recording:
                 recording = writer.is_recording(POLL_S)
-
-
-def _end(reader: SpoolReader, writer: Writer) -> End | None:
-    if reader.end is None and writer.last_word is not None:
-        return End(writer.last_word)
-    return reader.end
 
 
 class _Failing:

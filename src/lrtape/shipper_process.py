@@ -9,14 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 
+import msgspec
+
+from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Status
 
 EXIT_DONE = 0
 """For better or worse: the shipper has not crashed."""
 COMPLETE = "complete"
 """First line on the shipper's stdout when everything is stored. An exit code can be lost: others may wait, too."""
-MAX_RESTARTS = 5
+RESTART_PAUSE_S = 10.0
+"""Before the first restart while training; each further pause is twice as long, up to the cap."""
+RESTART_PAUSE_CAP_S = 600.0
+MAX_RESTARTS_AT_END = 3
 LOOK_S = 0.1
 
 _log = logging.getLogger(__name__)
@@ -37,23 +42,22 @@ class ShipperProcess:
     def __init__(self, folder: SpoolFolder, tracking_uri: str, fsync_every_s: float | None) -> None:
         self._folder = folder
         self._settings = {"tracking_uri": tracking_uri, "writer_pid": os.getpid(), "fsync_every_s": fsync_every_s}
-        self._n_restarts = 0
-        self._status: Status | None = None
+        self._end: End | None = None
+        self._pause_s = RESTART_PAUSE_S
         self._process = self._start()
 
     def tend(self) -> None:
         """See that the shipper is alive: takes a microsecond, and some milliseconds when it is not."""
-        crashed = self._process is None or self._process.poll() not in {None, EXIT_DONE}
-        if crashed and self._n_restarts < MAX_RESTARTS:
-            self._n_restarts += 1
+        if self._has_crashed() and time.monotonic() >= self._started_s + self._pause_s:
+            self._pause_s = min(2 * self._pause_s, RESTART_PAUSE_CAP_S)
             self._process = self._start()
 
-    def end(self, status: Status) -> None:
+    def end(self, end: End) -> None:
         """Tell the shipper that the spool has ended, so that it need not look, or if the spool itself cannot say so."""
-        self._status = status
+        self._end = end
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):  # It is dead: wait() will see that.
-                self._process.stdin.write(f"{status}\n".encode())
+                self._process.stdin.write(msgspec.json.encode(end) + b"\n")
                 self._process.stdin.flush()
 
     def wait(self, timeout_s: float, show: Callable[[], object] = lambda: None) -> str | None:
@@ -67,17 +71,25 @@ class ShipperProcess:
             What a person must know about what is stored, mostly nothing; ``None`` if not everything is stored.
         """
         deadline = time.monotonic() + timeout_s
-        while self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(max(0.0, min(LOOK_S, deadline - time.monotonic())))
-                words = self._last_words()  # It may have been killed after them.
-                if words is not None or code == EXIT_DONE or self._n_restarts == MAX_RESTARTS:
-                    return words
+        n_restarts = 0
+        while True:
+            if self._process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = self._process.wait(max(0.0, min(LOOK_S, deadline - time.monotonic())))
+                    words = self._last_words()  # It may have been killed after them.
+                    if words is not None or code == EXIT_DONE:
+                        return words
             if time.monotonic() >= deadline:
-                break
-            self.tend()
+                return None
+            if self._has_crashed():
+                if n_restarts == MAX_RESTARTS_AT_END:
+                    return None
+                n_restarts += 1
+                self._process = self._start()
             show()
-        return None
+
+    def _has_crashed(self) -> bool:
+        return self._process is None or self._process.poll() not in {None, EXIT_DONE}
 
     def _last_words(self) -> str | None:
         assert self._process is not None  # noqa: S101 - it has ended
@@ -87,6 +99,7 @@ class ShipperProcess:
         return problem if first == COMPLETE else None
 
     def _start(self) -> "subprocess.Popen[bytes] | None":
+        self._started_s = time.monotonic()
         environment = os.environ | {
             # The shipper retries by itself, and tells how it goes; MLflow would be silent for minutes.
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -107,14 +120,14 @@ class ShipperProcess:
                     start_new_session=True,  # Ctrl-C is for the training, not for its shipper.
                 )
         except OSError as error:
-            _log.warning("cannot start the shipper of %s: %s", self._folder.path, error)
+            _log.info("cannot start the shipper of %s: %s", self._folder.path, error)
             return None
         pipe = process.stdin
         assert pipe is not None  # noqa: S101 - it was asked for above
         with contextlib.suppress(BrokenPipeError):  # It died at once; tend() will see that.
             # Stays open: where there are no pidfds, its end tells the shipper that this process is dead.
             pipe.write(json.dumps(self._settings).encode() + b"\n")
-            if self._status is not None:
-                pipe.write(f"{self._status}\n".encode())
+            if self._end is not None:
+                pipe.write(msgspec.json.encode(self._end) + b"\n")
             pipe.flush()
         return process

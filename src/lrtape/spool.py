@@ -226,18 +226,24 @@ class SpoolWriter:
         if self._held:
             self._write_held()
 
-    def end(self, status: Status, us_per_step: float | None = None) -> None:
-        """Write whatever is still held, and the last frame; nothing may follow. Does not raise."""
+    def end(self, status: Status, us_per_step: float | None = None) -> End:
+        """Write whatever is still held, and the last frame; nothing may follow. Does not raise.
+
+        Returns:
+            The last frame, which itself may not have fitted.
+        """
         before = None
         while self._held and len(self._held) != before:
             before = len(self._held)
             self._write_held()
         self._n_refused += len(self._held)
         self._held.clear()
+        end = End(status, us_per_step, self._n_refused)
         try:
-            self._append(_frame(Kind.END, _encode(End(status, us_per_step, self._n_refused))))
+            self._append(_frame(Kind.END, _encode(end)))
         except OSError as error:
             self.error = error
+        return end
 
     def is_there(self) -> bool:
         """Whether the file still has its name: somebody may have deleted it."""

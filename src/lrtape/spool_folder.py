@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import logging
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -69,6 +70,11 @@ class SpoolFolder:
         if cls(root).spool.exists():
             return [cls(root)]
         return [cls(spool.parent) for spool in sorted(root.glob("*/spool"))]
+
+    @property
+    def rescue_command(self) -> str:
+        """What a person runs to have it shipped."""
+        return f"lrtape recover {shlex.quote(str(self.path))}"
 
     @property
     def spool(self) -> Path:

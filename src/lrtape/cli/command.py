@@ -18,14 +18,16 @@ def main() -> None:
         _train(sys.argv[2:])  # Hydra reads its own arguments
         return
     arguments = _parser().parse_args()
+    # A person waits: MLflow would try for minutes without a word, or print a bar for every file.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         code = run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # `lrtape show ... | head`
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or the interpreter flushes once more, and says so
+        # Or the interpreter flushes once more, and says so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (LRTapeError, OSError) as error:
         print(f"lrtape: {error}", file=sys.stderr)

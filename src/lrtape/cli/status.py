@@ -66,7 +66,7 @@ def _state(folder: SpoolFolder) -> str:
     if progress.error:
         text += f"; problem: {progress.error}"
     if is_left_behind:
-        text += f"; {'mend that, then run' if progress.refused else 'run'}: lrtape recover {folder.path}"
+        text += f"; {'mend that, then run' if progress.refused else 'run'}: {folder.rescue_command}"
     return text
 
 

@@ -11,13 +11,17 @@ import msgspec
 from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
+from lrtape.errors import TrackingError
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Status, now_ms
 from lrtape.tracking.mlflow_run import MAX_TAG_CHARACTERS, MlflowRun
 from lrtape.tracking.store import experiment_id, opening
+from lrtape.tracking.uri import mask_credentials
 
 PLANNED = "lrtape.planned"
 """Tag of a run that was planned first: the id of its recording, by which it is found again."""
+PLANNED_ID = "planned-"
+"""Begins the id that stands for such a run's until it is there; the id of its recording follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class PlannedRun:
     ) -> None:
         self.folder = SpoolFolder.create(root, "planned")
         self.tracking_uri = tracking_uri
-        self.run_id = f"planned-{self.folder.recording_id}"
+        self.run_id = PLANNED_ID + self.folder.recording_id
         texts = {key: str(value) for key, value in params.items()}
         all_tags = {key: text[:MAX_TAG_CHARACTERS] for key, text in resolve_tags(dict(tags)).items()}
         plan = Plan(self.folder.recording_id, experiment, run_name, texts, all_tags, now_ms())
@@ -90,7 +94,7 @@ class PlannedRun:
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
 
-    def finish(self, status: Status) -> None:  # noqa: ARG002 - it is in the spool
+    def finish(self, status: Status, quietly: bool = False) -> None:  # noqa: ARG002 - the spool says it
         """Leave the end to whoever ships the spool; a plan without one was never used."""
         if not self.folder.spool.exists():
             self.folder.remove()
@@ -98,7 +102,7 @@ class PlannedRun:
     def how_to_look(self) -> str:
         """Lines for people: where the run is."""
         if self.folder.plan.exists():
-            return f"The run is still to be created: lrtape recover {self.folder.path}"
+            return f"The run is still to be created: {self.folder.rescue_command}"
         return "The tracking store came back while training, and has the run now."
 
     def __enter__(self) -> Self:
@@ -131,3 +135,31 @@ def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
         run.log_params(plan.params)
     run.begin_recording(plan.recording_id)
     return run
+
+
+def find_realized(run_id: str, experiment: str, tracking_uri: str) -> str:
+    """The id of a run that was planned, now that it is there; any other id comes back as it is.
+
+    Args:
+        run_id: as the training had it.
+        experiment: its name.
+        tracking_uri: absolute.
+
+    Raises:
+        ConfigError: the experiment was deleted.
+        TrackingError: the run was not created yet, or the store does not answer.
+    """
+    if not run_id.startswith(PLANNED_ID):
+        return run_id
+    recording_id = run_id.removeprefix(PLANNED_ID)
+    with opening(tracking_uri):
+        client = MlflowClient(tracking_uri=tracking_uri)
+        found = client.search_runs(
+            [experiment_id(client, experiment, tracking_uri)], f"tags.`{PLANNED}` = '{recording_id}'"
+        )
+    if not found:
+        raise TrackingError(
+            f"the run must be in the store, but was only planned, and {mask_credentials(tracking_uri)} has none of "
+            f"recording {recording_id} in experiment {experiment!r}. Run `lrtape recover` first."
+        )
+    return str(found[0].info.run_id)
