@@ -1,0 +1,118 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import lrtape
+from lrtape import companion
+from lrtape.recorder import SAMPLE_MASK
+from lrtape.spool import End, SpoolReader
+from lrtape.tape import Status
+from lrtape.tracking.history import read_run
+from lrtape.tracking.mlflow_run import MlflowRun
+
+DEADLINE_S = 60
+
+
+def shippers(folder: Path) -> list[int]:
+    """The processes that ship a spool in `folder`."""
+    pids = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = cmdline.read_bytes().split(b"\0")
+        except OSError:
+            continue  # others come and go
+        if b"lrtape.companion" in words and str(folder).encode() in b" ".join(words):
+            pids.append(int(cmdline.parent.name))
+    return pids
+
+
+def sgd() -> torch.optim.SGD:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+
+
+def test_a_shipper_that_is_killed_is_started_again(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the training goes on; at the end every row is there, once, and nobody is warned."""
+    monkeypatch.setattr("lrtape.shipper_process.RESTART_PAUSE_S", 0.0)
+    optimizer = sgd()
+    session = lrtape.attach(optimizer, run=MlflowRun.create(store))
+    (first,) = shippers(tmp_path)
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + DEADLINE_S
+    while shippers(tmp_path) in ([], [first]) and time.monotonic() < deadline:
+        for _ in range(SAMPLE_MASK + 1):
+            optimizer.step()
+        time.sleep(0.05)
+    (second,) = shippers(tmp_path)
+    session.close()
+
+    assert second != first
+    assert list(read_run(session.run.run_id, store)["lr/group_00"].steps) == list(range(session.steps))
+
+
+def test_a_shipper_that_is_killed_at_the_end_is_started_again(store: str, tmp_path: Path) -> None:
+    """Between the last step and close(), where no step looks after it any more."""
+    optimizer = sgd()
+    session = lrtape.attach(optimizer, run=MlflowRun.create(store))
+    optimizer.step()
+    session.stop()
+    for pid in shippers(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+    session.close()
+
+    assert len(read_run(session.run.run_id, store)["lr/group_00"]) == 1
+    assert MlflowClient(tracking_uri=store).get_run(session.run.run_id).info.status == "FINISHED"
+
+
+def test_a_spool_may_be_kept_by_attach(store: str, tmp_path: Path) -> None:
+    """`keep_spool=True`: everything is stored, and the spool stays where it is, ended and with its cost."""
+    optimizer = sgd()
+    with lrtape.attach(optimizer, run=MlflowRun.create(store), keep_spool=True):
+        for _ in range(200):
+            optimizer.step()
+    (folder,) = (tmp_path / ".lrtape").iterdir()
+    with SpoolReader(folder / "spool") as reader:
+        list(reader.frames())
+
+    assert isinstance(reader.end, End)
+    assert (reader.end.status, reader.end.lost) == (Status.FINISHED, 0)
+    assert reader.end.us_per_step is not None
+    assert 0 < reader.end.us_per_step < 10_000
+
+
+def test_the_disk_is_forced_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fsync_every_s`: the spool's folder once, and the spool itself as long as the process lives."""
+    (tmp_path / "spool").write_bytes(b"x")
+    forced: list[str] = []
+
+    def fsync(fd: int) -> None:
+        forced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        if len(forced) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(companion.os, "fsync", fsync)
+    with pytest.raises(KeyboardInterrupt):
+        companion._fsync(tmp_path / "spool", 0.001)
+
+    assert forced == [str(tmp_path), *[str(tmp_path / "spool")] * 3]
+
+
+def test_a_shipper_without_a_trainer_says_so_and_ends(tmp_path: Path) -> None:
+    """Started by hand, with nobody at the other end of the pipe, it does not hang."""
+    out = subprocess.run(
+        [sys.executable, "-m", "lrtape.companion", str(tmp_path)],
+        input=json.dumps({"tracking_uri": "sqlite:///x.db", "writer_pid": 1}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert (out.returncode, out.stdout) == (1, "")
+    assert "FileNotFoundError" in out.stderr
