@@ -90,8 +90,9 @@ def test_a_status_that_somebody_set_is_left_alone(store: str) -> None:
     assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == "FINISHED"
 
 
-def test_the_living_are_left_alone(store: str) -> None:
+def test_the_living_are_left_alone(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spool that is being written, or shipped by another process, is not touched."""
+    monkeypatch.setattr("lrtape.recover.WAIT_S", 0.0)
     run = MlflowRun.create(store)
     writer = leave_behind(Path(".lrtape/x"), run, None, store)
     assert [result.problem for result in recover(Path(".lrtape"))] == ["its training still runs"]
@@ -173,3 +174,23 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], said: str, tmp_pa
     )
     assert (out.returncode, "Traceback" in out.stderr, "s3cret" in out.stderr) == (2, False, False)
     assert said in out.stderr
+
+
+def test_recover_makes_a_waiting_shipper_try_again(store: str, tmp_path: Path) -> None:
+    """The training's own shipper may rest for half a minute: whoever mends the store and runs recover does not wait."""
+    database = tmp_path / "mlflow.db"
+    run = MlflowRun.create(store)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    session = lrtape.attach(optimizer, run=run, close_timeout_s=0.0)
+    optimizer.step()
+    shutil.move(database, tmp_path / "away")
+    database.mkdir()  # nothing can be opened there
+    with pytest.warns(UserWarning, match="lrtape recover"):
+        session.close()
+    database.rmdir()
+    shutil.move(tmp_path / "away", database)
+    (result,) = recover(tmp_path / ".lrtape")
+
+    assert (result.problem, result.is_complete) == ("", True)
+    assert list(read_run(run.run_id, store)["lr/group_00"].steps) == [0]
+    assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == "FINISHED"

@@ -97,7 +97,7 @@ def test_the_disk_is_forced_again_and_again(tmp_path: Path, monkeypatch: pytest.
         if len(forced) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(companion.os, "fsync", fsync)
+    monkeypatch.setattr("lrtape.companion.os.fsync", fsync)
     with pytest.raises(KeyboardInterrupt):
         companion._fsync(tmp_path / "spool", 0.001)
 

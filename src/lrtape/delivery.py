@@ -12,7 +12,7 @@ from typing import Any
 
 from lrtape.compare import Comparison, compare
 from lrtape.errors import TrackingError
-from lrtape.shipper import Shipped, Writer, patiently, send_by_key, ship
+from lrtape.shipper import Patience, Shipped, Writer, send_by_key, ship
 from lrtape.spool import Header, SpoolReader, read_spool
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, GroupLayout, Point, Status
@@ -68,18 +68,19 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         why, refused = mask_credentials(str(error)), isinstance(error, RefusedError)
         folder.save_progress(dataclasses.replace(folder.load_progress(), error=why, refused=refused))
 
+    patience = Patience(folder, writer, give_up_s)
     try:
-        run = patiently(lambda: _open(folder, header, tracking_uri), writer, give_up_s, failing)
+        run = patience.until_done(lambda: _open(folder, header, tracking_uri), failing)
         sink = MlflowSink(tracking_uri, run.run_id)
         shipped = ship(folder, sink, writer, give_up_s)
         if shipped.error:
             with contextlib.suppress(TrackingError):
                 _note(run, header, shipped, shipped.error)
             return Delivery(shipped.points, False, shipped.error)
-        verdict = patiently(lambda: _verify(folder, run, sink, shipped), writer, give_up_s, failing)
+        verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
         not_uploaded = _upload(folder, header, run)
-        patiently(lambda: _note(run, header, shipped, verdict.problem), writer, give_up_s, failing)
-        patiently(lambda: _settle(run, header, shipped), writer, give_up_s, failing)
+        patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
+        patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
     problem = " ".join(filter(None, [verdict.problem, not_uploaded]))

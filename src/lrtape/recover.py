@@ -1,5 +1,6 @@
 """Ships what a training left behind whose shipper could not: ``lrtape recover``."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from lrtape.tracking.uri import MASK, resolve_tracking_uri
 
 GIVE_UP_S = 10.0
 """How long to go on trying: here a person waits."""
+WAIT_S = 60.0
+"""How long to wait for another process that ships the same."""
+LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Recovery:
 def recover(root: Path, tracking_uri: str | None = None) -> Iterator[Recovery]:
     """Ship every spool in `root` whose training is over, set the true status of its run, and remove the spool.
 
-    A spool whose training still runs, or that another process ships now, is left alone.
+    A spool whose training still runs is left alone. One that another process ships now is left to that, and waited for.
 
     Args:
         root: ``.lrtape``, or the folder of one spool in it.
@@ -65,6 +69,20 @@ def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
 
     from lrtape.delivery import deliver  # late: mlflow takes seconds to import, and often there is nothing to do
 
-    with folder.claim():
-        delivery = deliver(folder, uri, DeadWriter(), GIVE_UP_S)
-    return Recovery(folder.path, delivery.points, delivery.problem, delivery.is_complete)
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            with folder.claim():
+                delivery = deliver(folder, uri, DeadWriter(), GIVE_UP_S)
+            return Recovery(folder.path, delivery.points, delivery.problem, delivery.is_complete)
+        except FileNotFoundError:
+            if folder.spool.exists():
+                raise
+            return Recovery(folder.path, progress.points, is_complete=True)  # The other one is done with it.
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            # The training's own shipper may be in a long pause: it is the one to try again.
+            progress = folder.load_progress()
+            folder.nudge()
+            time.sleep(LOOK_S)

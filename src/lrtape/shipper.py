@@ -69,6 +69,63 @@ class Shipped:
     refused: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
+class Patience:
+    """Does things until they work, with growing pauses.
+
+    As long as the recording goes on, there is always time: even what is refused may be mended by somebody.
+
+    Args:
+        folder: of the spool; whoever nudges it wants the next try at once.
+        writer: of the spool.
+        give_up_s: how long to go on after the recording has ended, in seconds.
+    """
+
+    def __init__(self, folder: SpoolFolder, writer: Writer, give_up_s: float) -> None:
+        self._folder = folder
+        self._writer = writer
+        self._give_up_s = give_up_s
+
+    def until_done(self, act: Callable[[], T], failing: Callable[[Exception], None]) -> T:
+        """Do one thing, perhaps several times.
+
+        Args:
+            act: what to do.
+            failing: told about every failure.
+
+        Returns:
+            What `act` returns.
+
+        Raises:
+            RefusedError: it is refused, and the recording has ended.
+            TrackingError: patience is over.
+        """
+        pause_s = RETRY_FIRST_S
+        give_up_at: float | None = None
+        while True:
+            try:
+                return act()
+            except Exception as error:
+                _log.warning("trying again: %s: %s", type(error).__name__, mask_credentials(str(error)))
+                failing(error)
+                jittered_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets
+                pause_s = min(2 * pause_s, RETRY_CAP_S)
+                if give_up_at is not None:
+                    if isinstance(error, RefusedError):
+                        raise
+                    if time.monotonic() >= give_up_at:
+                        raise TrackingError(mask_credentials(f"{type(error).__name__}: {error}")) from error
+                    self._rest(jittered_s)
+                elif not self._writer.is_recording(jittered_s):
+                    # The last pause may have been a long one: now somebody waits, so once more at once.
+                    give_up_at = time.monotonic() + self._give_up_s
+                    pause_s = RETRY_FIRST_S
+
+    def _rest(self, pause_s: float) -> None:
+        end = time.monotonic() + pause_s
+        while (left_s := end - time.monotonic()) > 0 and not self._folder.was_nudged():
+            time.sleep(min(POLL_S, left_s))
+
+
 def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIVE_UP_S) -> Shipped:
     """Send every point of a spool, in order, until the spool has ended and all of it is stored.
 
@@ -86,6 +143,7 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
     Raises:
         SpoolError: there is no readable spool in `folder`.
     """
+    patience = Patience(folder, writer, give_up_s)
     progress = folder.load_progress()
     all_refused: dict[str, tuple[int, str]] = {}
     recording = True
@@ -96,7 +154,7 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
             if batch.points:
                 failing = _Failing(folder, progress)
                 try:
-                    refused = patiently(lambda: send_by_key(batch.points, sink), writer, give_up_s, failing)  # noqa: B023
+                    refused = patience.until_done(lambda: send_by_key(batch.points, sink), failing)  # noqa: B023
                 except TrackingError as error:
                     failing(error)
                     return Shipped(progress.points, reader.end or writer.last_word, failing.text)
@@ -170,43 +228,3 @@ def send_by_key(points: Sequence[Point], sink: Sink) -> dict[str, tuple[int, str
             _log.warning("%d points of %s are refused: %s", len(its_points), key, error)
             refused[key] = (len(its_points), str(error))
     return refused
-
-
-def patiently(act: Callable[[], T], writer: Writer, give_up_s: float, failing: Callable[[Exception], None]) -> T:
-    """Do something until it works, with growing pauses.
-
-    As long as the recording goes on, there is always time: even what is refused may be mended by somebody.
-
-    Args:
-        act: what to do; may be done several times.
-        writer: of the spool.
-        give_up_s: how long to go on after the recording has ended, in seconds.
-        failing: told about every failure.
-
-    Returns:
-        What `act` returns.
-
-    Raises:
-        RefusedError: it is refused, and the recording has ended.
-        TrackingError: patience is over.
-    """
-    pause_s = RETRY_FIRST_S
-    give_up_at: float | None = None
-    while True:
-        try:
-            return act()
-        except Exception as error:
-            _log.warning("trying again: %s: %s", type(error).__name__, mask_credentials(str(error)))
-            failing(error)
-            jittered_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets
-            pause_s = min(2 * pause_s, RETRY_CAP_S)
-            if give_up_at is not None:
-                if isinstance(error, RefusedError):
-                    raise
-                if time.monotonic() >= give_up_at:
-                    raise TrackingError(mask_credentials(f"{type(error).__name__}: {error}")) from error
-                time.sleep(jittered_s)
-            elif not writer.is_recording(jittered_s):
-                # The last pause may have been a long one: now somebody waits, so once more at once.
-                give_up_at = time.monotonic() + give_up_s
-                pause_s = RETRY_FIRST_S

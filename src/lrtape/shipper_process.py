@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -91,6 +93,12 @@ class ShipperProcess:
     def _has_crashed(self) -> bool:
         return self._process is None or self._process.poll() not in {None, EXIT_DONE}
 
+    def _log(self) -> IO[bytes]:
+        try:
+            return self._folder.log.open("ab")
+        except PermissionError:
+            return Path(os.devnull).open("ab")  # What is important is said in other ways, too.
+
     def _last_words(self) -> str | None:
         assert self._process is not None  # noqa: S101 - it has ended
         assert self._process.stdout is not None  # noqa: S101 - it was asked for
@@ -109,7 +117,7 @@ class ShipperProcess:
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         }
         try:
-            with self._folder.log.open("ab") as log:
+            with self._log() as log:
                 process = subprocess.Popen(  # noqa: S603 - our own module, no shell
                     # -P: what lies in the current folder must not shadow a module of ours.
                     [sys.executable, "-P", "-m", "lrtape.companion", str(self._folder.path)],

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import logging
+import os
 import shlex
 import shutil
 import uuid
@@ -55,6 +56,7 @@ class SpoolFolder:
         path = (root / f"{name}-{uuid.uuid4().hex[:8]}").absolute()
         try:
             path.mkdir(parents=True)
+            cls(path)._lock.touch()
         except OSError as error:
             raise ConfigError(f"`folder` must be a place where lrtape can write, but is not ({error}).") from error
         return cls(path)
@@ -124,9 +126,45 @@ class SpoolFolder:
         Raises:
             BlockingIOError: another process ships it now.
         """
-        with (self.path / "shipper.lock").open("w") as lock:
+        # Needs no permission to write, where the file is there already.
+        lock = os.open(self._lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
+        finally:
+            os.close(lock)
+
+    def is_claimed(self) -> bool:
+        """Whether a process ships it now. To be asked only where the training is over, when no process begins to."""
+        try:
+            with self._lock.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def nudge(self) -> None:
+        """Ask the process that has claimed this folder to try again at once. Does not raise."""
+        with contextlib.suppress(OSError):
+            self._nudge.touch()
+
+    def was_nudged(self) -> bool:
+        """Whether `nudge` was called since the last time this was asked."""
+        try:
+            self._nudge.unlink()
+        except OSError:
+            return False
+        return True
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "shipper.lock"
+
+    @property
+    def _nudge(self) -> Path:
+        return self.path / "nudge"
 
     def is_recording(self) -> bool:
         """Whether the writer of the spool is alive; it holds a lock on the spool as long as it is."""

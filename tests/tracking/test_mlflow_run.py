@@ -11,7 +11,7 @@ from lrtape.tape import Point, Status
 from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
-from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.sink import RefusedError, RefusedPointsError
 
 
 def status(run: MlflowRun) -> str:
@@ -130,9 +130,9 @@ def test_points_arrive_and_arrive_once(store: str) -> None:
 
 
 def test_a_refusal_is_told_from_a_passing_failure(store: str) -> None:
-    """A run that is deleted, or a key that is illegal, will never be taken."""
+    """A key that is illegal will never be taken, but others may; a run that is deleted takes nothing at all."""
     run = MlflowRun.create(store)
-    with pytest.raises(RefusedError, match="INVALID_PARAMETER_VALUE"):
+    with pytest.raises(RefusedPointsError, match="INVALID_PARAMETER_VALUE"):
         MlflowSink(store, run.run_id).send([Point("bad[key]", 0, 0, 1.0)])
     MlflowClient(tracking_uri=store).delete_run(run.run_id)
     with pytest.raises(RefusedError):

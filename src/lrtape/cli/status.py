@@ -1,6 +1,5 @@
 """``lrtape status``: what becomes of each recording. Imports no mlflow, asks no store, and disturbs nobody."""
 
-import fcntl
 from pathlib import Path
 
 from lrtape.errors import ConfigError, SpoolError
@@ -47,7 +46,7 @@ def _state(folder: SpoolFolder) -> str:
                 oldest_ms = points[0].time_ms
         run_id, end = reader.header.run_id, reader.end
     n_left = n_recorded - progress.points
-    is_left_behind = not is_recording and not progress.complete and not _is_shipping(folder)
+    is_left_behind = not is_recording and not progress.complete and not folder.is_claimed()
     if progress.complete:
         doing = "kept and complete"
     elif is_recording:
@@ -68,18 +67,6 @@ def _state(folder: SpoolFolder) -> str:
     if is_left_behind:
         text += f"; {'mend that, then run' if progress.refused else 'run'}: {folder.rescue_command}"
     return text
-
-
-def _is_shipping(folder: SpoolFolder) -> bool:
-    """Whether a process ships this folder now. Asked only where the training is over, when no process begins to."""
-    try:
-        with (folder.path / "shipper.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _duration(seconds: float) -> str:
