@@ -109,7 +109,11 @@ class _Verdict:
 
 
 def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Shipped) -> _Verdict:
-    """Compare every row, and send what is missing once more."""
+    """Compare every row, and send what is missing once more.
+
+    Raises:
+        TrackingError: it is still missing, although nothing was refused; what answers may not be the store at all.
+    """
     points = shipped.points
     lost = shipped.end.lost if shipped.end is not None else 0
     texts = [f"{lost} records could not be written to {folder.path} and are lost: its disk was full."] if lost else []
@@ -120,6 +124,8 @@ def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Ship
         if comparison.missing:
             refused = send_by_key(comparison.missing, sink)
             comparison = _compare(folder, run)
+            if not refused and comparison.missing:
+                raise TrackingError(f"the store has acknowledged values that it does not have: {'; '.join(comparison.differences())}")
         points = comparison.n_recorded - len(comparison.missing)
     texts += [f"The store refuses the values of {key}: {text}" for key, (_, text) in refused.items()]
     texts += [f"{text}." for text in comparison.differences()]
