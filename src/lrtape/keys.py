@@ -7,7 +7,7 @@ unique, legal for MLflow, and never change during a run, whatever is added later
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -80,6 +80,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._reserved: set[str] = set()
+        self._released: set[str] = set()
 
     def reserve(self, name: str, optimizer_name: str = "") -> Group:
         """Reserve the key of the group called `name`.
@@ -99,6 +100,22 @@ class Keys:
                 "together, lrtape.attach(one, other); or name them, lrtape.attach(other, names=['other'])."
             )
         self._reserved.add(group.key)
+        return group
+
+    def release(self, groups: Iterable[Group]) -> None:
+        """Note that nothing more is recorded under the keys of `groups`: they may be resumed, and nothing else."""
+        self._released |= {group.key for group in groups}
+
+    def resume(self, name: str, optimizer_name: str = "") -> Group:
+        """Like `reserve`, for a training that is resumed: it goes on with a key that was released.
+
+        Raises:
+            ConfigError: the key is taken, and was not released.
+        """
+        group = Group(name, _key(name, optimizer_name))
+        if group.key not in self._released:
+            return self.reserve(name, optimizer_name)
+        self._released.remove(group.key)
         return group
 
     def reserve_numbered(self, name: str, optimizer_name: str = "") -> Group:

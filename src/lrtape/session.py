@@ -19,6 +19,7 @@ from lrtape.keys import Keys, group_names, legal_key
 from lrtape.lines import format_lrs
 from lrtape.outbox import NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
 from lrtape.recorder import Recorder
+from lrtape.replay import Overlap, ReplayOutbox
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, Group, Point, Record, Status, now_ms
 from lrtape.tracking.no_run import NoRun
@@ -45,15 +46,24 @@ class Session:
         outbox: takes what is recorded.
         run: where it goes; ended by `close`, if it was started for this session.
         close_timeout_s: how long `close` waits.
+        findings: what the outbox finds goes here.
+        shows_progress: whether `close` shows how far it is, on a terminal, when it takes long.
     """
 
     def __init__(
-        self, outbox: Outbox, run: "MlflowRun | PlannedRun | NoRun", close_timeout_s: float = CLOSE_TIMEOUT_S
+        self,
+        outbox: Outbox,
+        run: "MlflowRun | PlannedRun | NoRun",
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+        findings: list[Finding] | None = None,
+        shows_progress: bool = True,
     ) -> None:
         self.run = run
         self._outbox = outbox
+        self._findings = [] if findings is None else findings
         self._keys = _keys_of_run.setdefault(run.run_id, Keys()) if run.run_id else Keys()
         self._close_timeout_s = close_timeout_s
+        self._shows_progress = shows_progress
         self._recorders: list[Recorder] = []
         self._status: Status | None = None
         self._closed = False
@@ -66,13 +76,15 @@ class Session:
         name: str = "",
         param_paths: Mapping[int, str] | None = None,
         numbered: bool = False,
+        first_step: int = 0,
     ) -> None:
         """Record one more optimizer from its next step on; the arguments are those of `Recorder`.
 
         Raises:
-            ConfigError: see `Recorder`; also where a session of this process has recorded such keys in the same run.
+            ConfigError: see `Recorder`; also where a session of this process has recorded such keys in the same run,
+                unless that session is over and `first_step` says that this one goes on where it ended.
         """
-        recorder = Recorder(optimizer, len(self._recorders), self._keys, name, param_paths, numbered)
+        recorder = Recorder(optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step)
         recorder.start(self._outbox)
         self._recorders.append(recorder)
 
@@ -101,7 +113,7 @@ class Session:
 
     @property
     def steps(self) -> int:
-        """How many steps of the first optimizer are recorded."""
+        """Index of the next step of the first optimizer: how many are recorded, with those of `first_step`."""
         return self._recorders[0].steps
 
     @property
@@ -117,7 +129,7 @@ class Session:
     @property
     def findings(self) -> list[Finding]:
         """What a person should know about what was recorded."""
-        return [finding for recorder in self._recorders for finding in recorder.findings]
+        return self._findings + [finding for recorder in self._recorders for finding in recorder.findings]
 
     @property
     def us_per_step(self) -> float | None:
@@ -134,6 +146,8 @@ class Session:
         if self._status is None:
             self._status = Status(status)
             self.pause()
+            for recorder in self._recorders:
+                self._keys.release(recorder.groups)
             self._outbox.end(self._status, self.us_per_step)
 
     def close(self, status: str = Status.FINISHED) -> None:
@@ -150,12 +164,14 @@ class Session:
         atexit.unregister(self._close_at_exit)
         self.stop(status)
         try:
-            missing = self._outbox.wait(self._close_timeout_s)
+            missing = self._outbox.wait(self._close_timeout_s, self._shows_progress)
         except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
             missing = f"cannot tell whether everything was stored: {error!r}"
         if missing:
+            self.run.leave()  # What has not arrived comes with its status, later.
             warnings.warn(f"lrtape: {missing}", stacklevel=2)
-        self.run.finish(self._status or Status(status))
+        else:
+            self.run.finish(self._status or Status(status))
 
     def _close_at_exit(self) -> None:
         # At a prompt the last error may be long past, and says nothing about the training.
@@ -180,6 +196,7 @@ def attach(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
+    first_step: int = 0,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
 
@@ -202,6 +219,8 @@ def attach(
         fsync_every_s: how often the spool is forced to the disk, in seconds, by the shipper process: the training does
             not wait. By default a spool survives the death of this process, but perhaps not a power failure.
         close_timeout_s: how long `Session.close` waits for the tracking store.
+        first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
+            how many steps it had made. Give the id of the old run as `run`, and its curves go on.
 
     Raises:
         ConfigError: an argument is wrong, or two param groups would share a metric.
@@ -224,6 +243,7 @@ def attach(
         )
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
+    check_first_step(first_step)
 
     names = names or [default_name(optimizer, position) for position, optimizer in enumerate(optimizers)]
     param_paths = _param_paths(model)
@@ -233,7 +253,7 @@ def attach(
     session = open_session(run, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s)
     try:
         for optimizer, name in zip(optimizers, names, strict=True):
-            session.add(optimizer, name, param_paths)
+            session.add(optimizer, name, param_paths, first_step=first_step)
     except ConfigError:
         session.close(Status.FAILED)
         raise
@@ -247,17 +267,38 @@ def open_session(
     keep_spool: bool,
     fsync_every_s: float | None,
     close_timeout_s: float,
+    overlap: Overlap | None = None,
+    shows_progress: bool = True,
 ) -> Session:
-    """A session that records nothing yet. The arguments are those of `attach`; raises what `attach` raises."""
+    """A session that records nothing yet; raises what `attach` raises.
+
+    Args:
+        run: see `attach`, as all that follow.
+        print_every_n_steps: see there.
+        folder: see there.
+        keep_spool: see there.
+        fsync_every_s: see there.
+        close_timeout_s: see there.
+        overlap: what the run has already of the steps that are recorded now; it is not written a second time.
+        shows_progress: see `Session`.
+    """
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
     joined = _join(run)
     outbox: Outbox = NoOutbox()
     if not isinstance(joined, NoRun):
-        outbox = _open_spool(joined, Path(folder), keep_spool, fsync_every_s)
+        try:
+            outbox = _open_spool(joined, Path(folder), keep_spool, fsync_every_s)
+        except LRTapeError:
+            joined.finish(Status.FAILED)
+            raise
+    findings: list[Finding] = []
+    if overlap is not None:
+        outbox = replay = ReplayOutbox(outbox, overlap)
+        findings = replay.findings
     if print_every_n_steps is not None:
         outbox = PrintingOutbox(outbox, print_every_n_steps)
-    return Session(outbox, joined, close_timeout_s)
+    return Session(outbox, joined, close_timeout_s, findings, shows_progress)
 
 
 def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_every_s: float | None) -> SpoolOutbox:
@@ -327,3 +368,16 @@ def check_fsync(fsync_every_s: float | None) -> None:
     """
     if fsync_every_s is not None and not fsync_every_s > 0:
         raise ConfigError(f"`fsync_every_s` must be above 0, but is {fsync_every_s} instead. `None` is for never.")
+
+
+def check_first_step(first_step: int) -> None:
+    """Refuse an index that is none.
+
+    Raises:
+        ConfigError: it is not a whole number >= 0.
+    """
+    if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
+        raise ConfigError(
+            f"`first_step` must be a whole number >= 0, but is {first_step!r} instead. It is the index of the next "
+            "step: how many steps the optimizer had made at the checkpoint."
+        )

@@ -1,5 +1,6 @@
 """One MLflow run: opened at the start of a training, closed at its end, never touched in between."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Self
 import mlflow
 from mlflow import ActiveRun as ActiveRun
 from mlflow import MlflowClient
-from mlflow.entities import Param, RunTag
+from mlflow.entities import LifecycleStage, Param, RunTag
+from mlflow.tracking import fluent
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from lrtape.tape import Status
+from lrtape.errors import TrackingError
+from lrtape.tape import Point, Status
+from lrtape.tracking.nonfinite import from_store
 from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
 
@@ -113,6 +117,42 @@ class MlflowRun:
         with opening(uri):
             return cls(uri, run_id)
 
+    @classmethod
+    def reopen(cls, run_id: str, tracking_uri: str) -> Self:
+        """Go on with a run whose training is over: it is RUNNING again, and ended by `finish`.
+
+        Args:
+            run_id: of a run that exists.
+            tracking_uri: absolute.
+
+        Raises:
+            TrackingError: there is no such run, it was deleted, or the store does not answer.
+        """
+        with opening(tracking_uri):
+            client = MlflowClient(tracking_uri=tracking_uri)
+            if client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE:
+                raise TrackingError(
+                    f"the run to resume must not be deleted, but {run_id} is. Restore it with `mlflow runs restore "
+                    f"--run-id {run_id}`, or train without it: tracking=off."
+                )
+            client.update_run(run_id, status="RUNNING")
+            return cls(tracking_uri, run_id, end=lambda status: client.set_terminated(run_id, status))
+
+    def last_steps(self) -> dict[str, int]:
+        """The last step of every key, as it was recorded: see `nonfinite`. One request, however long the run is.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        with asking(self.tracking_uri):
+            # The proto alone tells the step of the latest value (mlflow 3.17).
+            rows = self._client.get_run(self.run_id).data.to_proto().metrics
+        last: dict[str, int] = {}
+        for row in rows:
+            key = from_store(Point(row.key, row.step, row.timestamp, row.value)).key
+            last[key] = max(row.step, last.get(key, row.step))
+        return last
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params, each as text."""
         rows = [Param(key, str(value)[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
@@ -188,6 +228,15 @@ class MlflowRun:
         """End the run if it was started here; once. A failure is warned about: the training is over by then."""
         end, self._end = self._end, lambda _: None
         self._warn_on_failure(f"set run {self.run_id} to {status}", lambda: end(status))
+
+    def leave(self) -> None:
+        """Let whoever ships the rest end the run. Makes no request: the store may be away."""
+        self._end = lambda _: None
+        # mlflow (3.17) would try for four minutes to end it, at the exit of the process.
+        with contextlib.suppress(AttributeError, LookupError):
+            stack = fluent._active_run_stack.get()  # type: ignore[no-untyped-call]
+            if self.is_owned and stack and stack[-1].info.run_id == self.run_id:
+                stack.pop()
 
     def how_to_look(self) -> str:
         """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open."""

@@ -20,6 +20,9 @@ class NoRun:
     def finish(self, status: Status) -> None:
         """End nothing."""
 
+    def leave(self) -> None:
+        """Leave nothing."""
+
     def how_to_look(self) -> str:
         """There is nothing to look at."""
         return "Nothing was tracked."

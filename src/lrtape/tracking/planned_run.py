@@ -94,10 +94,13 @@ class PlannedRun:
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
 
-    def finish(self, status: Status, quietly: bool = False) -> None:  # noqa: ARG002 - the spool says it
+    def finish(self, status: Status) -> None:  # noqa: ARG002 - the spool says it
         """Leave the end to whoever ships the spool; a plan without one was never used."""
         if not self.folder.spool.exists():
             self.folder.remove()
+
+    def leave(self) -> None:
+        """The end is left to others in any case."""
 
     def how_to_look(self) -> str:
         """Lines for people: where the run is."""
