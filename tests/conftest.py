@@ -2,10 +2,18 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from lrtape.tape import Tape
+
+    Record = Callable[[Optimizer], Callable[[], Tape]]
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -28,6 +36,37 @@ def store(fresh_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     shutil.copy(fresh_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def record() -> "Record":
+    """Records an optimizer with the real recorder, in memory; what it returns gives the tape so far."""
+    from lrtape.keys import Keys
+    from lrtape.recorder import Recorder
+    from lrtape.tape import GroupLayout, Point, Tape
+    from lrtape.tape import Record as StepRecord
+
+    def start(optimizer: "Optimizer") -> "Callable[[], Tape]":
+        points: list[Point] = []
+        keys: list[str] = []
+
+        class Memory:
+            def write(self, frame: object) -> bool:
+                if isinstance(frame, GroupLayout):
+                    keys[:] = [group.key for group in frame.groups]
+                elif isinstance(frame, StepRecord):
+                    points.extend(
+                        Point(key, frame.step, frame.time_ms, lr) for key, lr in zip(keys, frame.lrs, strict=True)
+                    )
+                return True
+
+            def tend(self) -> None:
+                pass
+
+        Recorder(optimizer, 0, Keys()).start(Memory())
+        return lambda: Tape(points)
+
+    return start
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrtape.autolog import autolog
+    from lrtape.autologging import autolog
+    from lrtape.checks.registry import check
     from lrtape.errors import ConfigError, LRTapeError, SpoolError, TrackingError, TrainingDivergedError
+    from lrtape.plan import Plan
     from lrtape.session import Session, attach, print_lrs
+    from lrtape.simulation import plan_of, simulate
     from lrtape.spool import read_spool
     from lrtape.tape import Finding, Group, Point, Record, Series, Status, Tape
     from lrtape.tracking.history import read_run
@@ -17,6 +20,7 @@ _HOME = {
     "Finding": "tape",
     "Group": "tape",
     "LRTapeError": "errors",
+    "Plan": "plan",
     "Point": "tape",
     "Record": "tape",
     "Series": "tape",
@@ -27,10 +31,13 @@ _HOME = {
     "TrackingError": "errors",
     "TrainingDivergedError": "errors",
     "attach": "session",
-    "autolog": "autolog",
+    "autolog": "autologging",
+    "check": "checks.registry",
+    "plan_of": "simulation",
     "print_lrs": "session",
     "read_run": "tracking.history",
     "read_spool": "spool",
+    "simulate": "simulation",
 }
 
 __all__ = [
@@ -38,6 +45,7 @@ __all__ = [
     "Finding",
     "Group",
     "LRTapeError",
+    "Plan",
     "Point",
     "Record",
     "Series",
@@ -49,9 +57,12 @@ __all__ = [
     "TrainingDivergedError",
     "attach",
     "autolog",
+    "check",
+    "plan_of",
     "print_lrs",
     "read_run",
     "read_spool",
+    "simulate",
 ]
 
 

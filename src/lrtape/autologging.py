@@ -1,4 +1,7 @@
-"""`autolog`: every optimizer of the process, with one line."""
+"""`autolog`: every optimizer of the process, with one line.
+
+Not ``autolog.py``: a module of that name would hide the function, for whoever imports the module first.
+"""
 
 import contextlib
 import threading
@@ -68,7 +71,9 @@ def autolog(
     from lrtape.tracking.mlflow_run import active_run  # late: mlflow takes a second to import
 
     def open_new() -> Session:
-        return open_session(ACTIVE_RUN, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s)
+        return open_session(
+            ACTIVE_RUN, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, shows_progress=False
+        )
 
     _autolog = _Autolog(active_run, open_new)
 

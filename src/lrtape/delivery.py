@@ -116,7 +116,12 @@ def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Ship
     """
     points = shipped.points
     lost = shipped.end.lost if shipped.end is not None else 0
-    texts = [f"{lost} records could not be written to {folder.path} and are lost: its disk was full."] if lost else []
+    texts = []
+    if lost:
+        texts.append(
+            f"{lost} records could not be written to {folder.path} and are lost: its disk was full. Choose a `folder` "
+            "on a disk with room."
+        )
     refused = shipped.refused
     comparison = Comparison()
     if shipped.points <= MAX_COMPARED_POINTS:
@@ -125,7 +130,9 @@ def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Ship
             refused = send_by_key(comparison.missing, sink)
             comparison = _compare(folder, run)
             if not refused and comparison.missing:
-                raise TrackingError(f"the store has acknowledged values that it does not have: {'; '.join(comparison.differences())}")
+                raise TrackingError(
+                    f"the store has acknowledged values that it does not have: {'; '.join(comparison.differences())}"
+                )
         points = comparison.n_recorded - len(comparison.missing)
     texts += [f"The store refuses the values of {key}: {text}" for key, (_, text) in refused.items()]
     texts += [f"{text}." for text in comparison.differences()]

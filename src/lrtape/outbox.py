@@ -149,16 +149,18 @@ class SpoolOutbox:
         )
         with bar:
             said = self._shipper.wait(timeout_s, lambda: bar.update(self._folder.load_progress().offset - bar.n))
-        problems = [] if said is None else [said]
+        if said is not None:
+            return said
+        problems = []
         if self._spool.lost:
             problems.append(
                 f"{self._spool.lost} records could not be written to {self._folder.path} ({self._spool.error}) and are "
                 "lost. Choose a `folder` on a disk with room."
             )
         # Nobody but a shipper that is done removes the spool: it may have been killed before it could say so.
-        if said is None and (self._restoring_failed is not None or self._folder.spool.exists()):
+        if self._restoring_failed is not None or self._folder.spool.exists():
             problems.append(self._missing())
-        return " ".join(filter(None, problems))
+        return " ".join(problems)
 
     def _missing(self) -> str:
         if self._restoring_failed is not None:

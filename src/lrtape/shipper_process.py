@@ -60,7 +60,6 @@ class ShipperProcess:
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError):  # It is dead: wait() will see that.
                 self._process.stdin.write(msgspec.json.encode(end) + b"\n")
-                self._process.stdin.flush()
 
     def wait(self, timeout_s: float, show: Callable[[], object] = lambda: None) -> str | None:
         """Wait until the shipper is done; call `end` before.
@@ -121,6 +120,7 @@ class ShipperProcess:
                 process = subprocess.Popen(  # noqa: S603 - our own module, no shell
                     # -P: what lies in the current folder must not shadow a module of ours.
                     [sys.executable, "-P", "-m", "lrtape.companion", str(self._folder.path)],
+                    bufsize=0,  # or a pipe to a dead one would fail once more when it is closed
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -137,5 +137,4 @@ class ShipperProcess:
             pipe.write(json.dumps(self._settings).encode() + b"\n")
             if self._end is not None:
                 pipe.write(msgspec.json.encode(self._end) + b"\n")
-            pipe.flush()
         return process

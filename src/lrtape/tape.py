@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import time_ns
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
+
+Severity = Literal["error", "warning", "note"]
 
 
 def now_ms() -> int:
@@ -78,12 +80,22 @@ class GroupLayout:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a person should know about a tape: a stable ``code``, where it was seen, and a sentence."""
+    """Something that a person should know about a tape. ``docs/findings.md`` has a section for each code.
+
+    Attributes:
+        code: stable, as ``lr-zero``.
+        message: a sentence that names the cause and the fix.
+        key: where it was seen.
+        step: where it was seen first; index of the optimizer step, from 0.
+        severity: ``error`` where the training is not what was meant, ``warning`` where it is probably not, ``note``
+            for what is good to know.
+    """
 
     code: str
     message: str
     key: str
     step: int
+    severity: Severity = "warning"
 
 
 @dataclass(slots=True, eq=False)
