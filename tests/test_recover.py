@@ -194,3 +194,20 @@ def test_recover_makes_a_waiting_shipper_try_again(store: str, tmp_path: Path) -
     assert (result.problem, result.is_complete) == ("", True)
     assert list(read_run(run.run_id, store)["lr/group_00"].steps) == [0]
     assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_recover_takes_over_from_a_shipper_that_cannot(store: str, tmp_path: Path) -> None:
+    """The store has moved: whoever runs recover names the new one, and the training's own shipper lets go."""
+    run = MlflowRun.create(store)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    session = lrtape.attach(optimizer, run=run, close_timeout_s=0.0)
+    optimizer.step()
+    shutil.move(tmp_path / "mlflow.db", tmp_path / "moved.db")
+    (tmp_path / "mlflow.db").mkdir()  # nothing can be opened there
+    with pytest.warns(UserWarning, match="lrtape recover"):
+        session.close()
+    moved = f"sqlite:///{tmp_path}/moved.db"
+    (result,) = recover(tmp_path / ".lrtape", moved)
+
+    assert (result.problem, result.is_complete) == ("", True)
+    assert list(read_run(run.run_id, moved)["lr/group_00"].steps) == [0]

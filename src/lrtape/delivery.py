@@ -149,7 +149,7 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
     """Upload the tape, and the artifacts of a planned run; returns what is wrong."""
     for attempt in range(UPLOAD_ATTEMPTS):
         try:
-            # In the spool's folder nothing is left behind when this process is killed; but it may be full, or read-only.
+            # In the spool's folder nothing is left behind when this process is killed; but it may be full.
             with tempfile.TemporaryDirectory(dir=folder.path if attempt == 0 else None) as temporary:
                 tape = Path(temporary, f"tape-{header.recording_id}.parquet")
                 notes = _notes(folder, header)

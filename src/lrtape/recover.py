@@ -82,7 +82,7 @@ def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise
-            # The training's own shipper may be in a long pause: it is the one to try again.
+            # The training's own shipper may be in a long pause: it shall try once more, or leave it to this process.
             progress = folder.load_progress()
             folder.nudge()
             time.sleep(LOOK_S)

@@ -75,7 +75,7 @@ class Patience:
     As long as the recording goes on, there is always time: even what is refused may be mended by somebody.
 
     Args:
-        folder: of the spool; whoever nudges it wants the next try at once.
+        folder: of the spool; whoever nudges it wants the last try at once.
         writer: of the spool.
         give_up_s: how long to go on after the recording has ended, in seconds.
     """
@@ -114,16 +114,20 @@ class Patience:
                         raise
                     if time.monotonic() >= give_up_at:
                         raise TrackingError(mask_credentials(f"{type(error).__name__}: {error}")) from error
-                    self._rest(jittered_s)
+                    if self._was_nudged_within(jittered_s):
+                        give_up_at = time.monotonic()  # Somebody waits for this, and may know better: one last try.
                 elif not self._writer.is_recording(jittered_s):
                     # The last pause may have been a long one: now somebody waits, so once more at once.
                     give_up_at = time.monotonic() + self._give_up_s
                     pause_s = RETRY_FIRST_S
 
-    def _rest(self, pause_s: float) -> None:
+    def _was_nudged_within(self, pause_s: float) -> bool:
         end = time.monotonic() + pause_s
-        while (left_s := end - time.monotonic()) > 0 and not self._folder.was_nudged():
+        while (left_s := end - time.monotonic()) > 0:
+            if self._folder.was_nudged():
+                return True
             time.sleep(min(POLL_S, left_s))
+        return False
 
 
 def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIVE_UP_S) -> Shipped:

@@ -146,7 +146,7 @@ class SpoolFolder:
         return False
 
     def nudge(self) -> None:
-        """Ask the process that has claimed this folder to try again at once. Does not raise."""
+        """Ask the process that has claimed this folder to try once more at once, or to let it go. Does not raise."""
         with contextlib.suppress(OSError):
             self._nudge.touch()
 
