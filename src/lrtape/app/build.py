@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.utils.data import default_collate
 
+from lrtape.app.arguments import check_arguments
 from lrtape.app.data import Data
 from lrtape.errors import ConfigError, LRTapeError
 
@@ -88,14 +89,44 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     Raises:
         ConfigError: one of them cannot be built.
     """
-    groups: list[dict[str, Any]] = build("param_groups", cfg.param_groups, model, lr=cfg.optimizer.lr)
+    _check_arguments("param_groups", cfg.param_groups)
+    groups = list(build("param_groups", cfg.param_groups, model, lr=cfg.optimizer.lr))
+    names = [group.get("name") for group in groups if isinstance(group, dict)]
+    sets_decay = any(isinstance(group, dict) and "weight_decay" in group for group in groups)
+    _check_arguments("optimizer", cfg.optimizer)
+    target = cfg.optimizer.get("_target_")
+    if len(names) > 1 and find_target(target) is LBFGS:
+        raise ConfigError(
+            f"`param_groups` must make one group for {target}, which has one lr for all, but makes {names} instead. "
+            "Use param_groups=single."
+        )
     optimizer = build("optimizer", cfg.optimizer, groups)
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(
-            f"`optimizer._target_` must build a torch.optim.Optimizer, but {cfg.optimizer._target_} builds "
-            f"{type(optimizer).__name__} instead."
+            f"`optimizer._target_` must build a torch.optim.Optimizer, but {target} builds {type(optimizer).__name__} "
+            "instead."
+        )
+    if sets_decay and "weight_decay" not in optimizer.defaults:
+        raise ConfigError(
+            f"`optimizer` must have a weight decay, which {cfg.param_groups._target_} sets for some groups, but "
+            f"{target} has none. Use another optimizer, as adamw, or other param groups."
         )
     return optimizer
+
+
+def _check_arguments(group: str, node: DictConfig) -> None:
+    target = find_target(node.get("_target_"))
+    if target is not None:
+        given: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+        check_arguments(group, target, given)
+
+
+def find_target(name: Any) -> Any:
+    """What a ``_target_`` names; ``None`` where it cannot be imported, which `build` refuses."""
+    try:
+        return get_object(name)
+    except Exception:  # noqa: BLE001 - whatever happens at the import of a user's module
+        return None
 
 
 def build(group: str, node: DictConfig, *args: Any, **kwargs: Any) -> Any:
