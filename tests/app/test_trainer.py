@@ -17,7 +17,9 @@ from lrtape.app.checkpoint import Checkpoints, load_checkpoint
 from lrtape.app.config import check
 from lrtape.app.console import Console
 from lrtape.app.data import Data
+from lrtape.app.interrupts import Interrupts
 from lrtape.app.models import MLP
+from lrtape.app.overrides import portable
 from lrtape.app.schedule import Length, build_schedule, resolve_horizons
 from lrtape.app.trainer import Trainer
 from lrtape.errors import ConfigError, TrainingDivergedError
@@ -122,14 +124,13 @@ def fit(compose: Compose, tmp_path: Path) -> Iterator[Callable[..., Fitted]]:
         optimizer = build_optimizer(cfg, model)
         schedule = build_schedule(cfg, optimizer)
         trainer = Trainer(model, data, optimizer, schedule, settings.trainer, torch.device("cpu"), settings.seed)
-        states = (model, optimizer, schedule.scheduler, trainer.scaler)
-        checkpoints = Checkpoints(tmp_path / "checkpoints", "a_run", *states)
+        checkpoints = Checkpoints(tmp_path / "checkpoints", "a_run", trainer.parts, portable(cfg), length)
         with (
             lrtape.attach(optimizer, run=None) as session,
             Console(settings.trainer, [group.name for group in session.groups], *length) as console,
         ):
             memory = Memory(session)
-            trainer.fit(cast("Session", memory), console, checkpoints)
+            trainer.fit(cast("Session", memory), console, checkpoints, Interrupts())
         return Fitted(memory, trainer, checkpoints)
 
     yield run
@@ -313,7 +314,7 @@ def test_best_without_validation_is_the_lowest_train_loss(fit: Callable[..., Fit
     losses = list(fitted.memory.tape["train/loss"].values)
 
     assert losses.index(min(losses)) < 8, "the case is wrong: the last epoch is the best"
-    assert load_checkpoint(fitted.checkpoints.best)["next_epoch"] == losses.index(min(losses)) + 1
+    assert load_checkpoint(fitted.checkpoints.best)["epoch"] == losses.index(min(losses)) + 1
 
 
 def test_the_checkpoints_hold_everything(fit: Callable[..., Fitted]) -> None:
@@ -330,16 +331,18 @@ def test_the_checkpoints_hold_everything(fit: Callable[..., Fitted]) -> None:
     last, best = (load_checkpoint(path) for path in (fitted.checkpoints.last, fitted.checkpoints.best))
 
     for checkpoint in (last, best):
-        assert {"model", "optimizer", "scheduler", "scaler", "rng", "next_epoch", "next_step", "run_id"} == set(
-            checkpoint
-        )
+        assert set(checkpoint) == {
+            *("format", "run_id", "config", "length", "next_lrs", "rng"),
+            *("model", "optimizer", "scheduler", "scheduler_calls", "scaler"),
+            *("epoch", "next_step", "first_step", "losses", "order", "lowest", "stalled", "used_lrs"),
+        }
         assert checkpoint["run_id"] == "a_run"
         assert set(checkpoint["rng"]) == {"python", "numpy", "torch", "cuda"}
-    assert last["next_epoch"] == 6
+    assert last["epoch"] == 6
     assert last["next_step"] == len(fitted.used)
     lowest = min(range(6), key=lambda epoch: losses.values[epoch])
     assert lowest < 5, "the case is wrong: the last epoch is the best"
-    assert (best["next_epoch"], best["next_step"]) == (lowest + 1, losses.steps[lowest] + 1)
+    assert (best["epoch"], best["next_step"]) == (lowest + 1, losses.steps[lowest] + 1)
 
     model = fitted.trainer.model
     for checkpoint, loss in ((best, losses.values[lowest]), (last, losses.values[-1])):

@@ -16,6 +16,8 @@ from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_track
 INTERVALS = ("step", "epoch")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32", "bf16", "16")
+LAST = "last"
+"""As `trainer.resume`: the newest checkpoint of the experiment."""
 WHEN_UNREACHABLE = ("fail", "spool")
 SCHEDULER_KEYS = ("name", "interval", "monitor")
 """The keys of a scheduler's config that are lrtape's, not the scheduler's own."""
@@ -23,7 +25,7 @@ SCHEDULER_KEYS = ("name", "interval", "monitor")
 
 @dataclass
 class TrainerSettings:
-    """The ``trainer`` group; ``conf/trainer/default.yaml`` says what each key means."""
+    """The ``trainer`` group; ``conf/trainer/default.yaml`` says what each key means. A path is absolute here."""
 
     epochs: int
     max_steps: int | None
@@ -84,13 +86,13 @@ def check(cfg: DictConfig, base: Path) -> Settings:
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     _require("seed", settings.seed, "in [0, 2**32)", lambda value: 0 <= value < 2**32)
-    _check_trainer(settings.trainer)
+    _check_trainer(settings.trainer, base)
     _check_tracking(settings.tracking, base)
     _check_optimization(cfg, settings.trainer.precision)
     return settings
 
 
-def _check_trainer(trainer: TrainerSettings) -> None:
+def _check_trainer(trainer: TrainerSettings, base: Path) -> None:
     for name in ("epochs", "max_steps", "batch_size", "accumulate_grad_batches", "val_every_n_epochs"):
         _require(f"trainer.{name}", getattr(trainer, name), "at least 1", lambda value: value >= 1)
     for name in ("print_every_n_epochs", "print_every_n_steps"):
@@ -101,6 +103,8 @@ def _check_trainer(trainer: TrainerSettings) -> None:
     )
     _require("trainer.device", trainer.device, f"one of {', '.join(DEVICES)}", DEVICES.__contains__)
     _require("trainer.precision", trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
+    if trainer.resume not in {None, LAST}:
+        trainer.resume = str(base / Path(trainer.resume).expanduser())
 
 
 def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
@@ -123,7 +127,7 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
     )
     if tracking.enabled:
         tracking.uri = resolve_tracking_uri(tracking.uri, base)
-        tracking.folder = str(base / tracking.folder)
+    tracking.folder = str(base / tracking.folder)
 
 
 def _check_optimization(cfg: DictConfig, precision: str) -> None:

@@ -22,16 +22,19 @@ class Console:
         names: of the param groups.
         n_epochs: of the whole training.
         n_steps: of the whole training.
+        first_step: index of the step that a resumed training begins with.
     """
 
-    def __init__(self, settings: TrainerSettings, names: Sequence[str], n_epochs: int, n_steps: int) -> None:
+    def __init__(
+        self, settings: TrainerSettings, names: Sequence[str], n_epochs: int, n_steps: int, first_step: int = 0
+    ) -> None:
         self._every_n_epochs = settings.print_every_n_epochs
         self._every_n_steps = settings.print_every_n_steps
         self._names = names
         self._n_epochs = n_epochs
         self._n_steps = n_steps
         show = sys.stderr.isatty() if settings.progress_bar is None else settings.progress_bar
-        self._bar = tqdm(total=n_steps, unit="step", disable=not show, dynamic_ncols=True)
+        self._bar = tqdm(total=n_steps, initial=first_step, unit="step", disable=not show, dynamic_ncols=True)
 
     def step(self, epoch: int, step: int, lrs: Sequence[float], next_lrs: Sequence[float], loss: float) -> None:
         """Show one step; epoch and step are counted from 0."""

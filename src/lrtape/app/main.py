@@ -4,25 +4,35 @@ Imports neither torch nor mlflow: ``--help``, ``--cfg job`` and a misspelt overr
 """
 
 import os
+import re
+import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lrtape.app.config import check, explain
+from lrtape.app.interrupts import Interrupted
 from lrtape.errors import ConfigError, LRTapeError, TrainingDivergedError
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
+
+_default_format = warnings.formatwarning
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130
+
+_PLAIN_PATH = re.compile(r"[\w./:@%+-]+")
+"""What Hydra takes as a value without quotes."""
 
 
 @hydra.main(version_base="1.3", config_path="pkg://lrtape.conf", config_name="train")
@@ -32,28 +42,41 @@ def _run(cfg: DictConfig) -> float:
 
     from lrtape.app.train import train  # late: torch takes a second to import
 
-    return train(cfg, settings, Path(hydra_config.runtime.output_dir), hydra_config.overrides.task)
+    overrides = list(hydra_config.overrides.task)
+    try:
+        return train(cfg, settings, Path(hydra_config.runtime.output_dir), overrides)
+    except Interrupted as interruption:
+        # Only here is it known which job of a sweep this is.
+        arguments = overrides if hydra_config.mode == RunMode.MULTIRUN else sys.argv[1:]
+        print(_farewell(interruption, arguments), file=sys.stderr)  # noqa: T201 - the end of a command
+        raise
 
 
 def main() -> None:
     """Run the training that the command line asks for, and exit.
 
-    A user's mistake becomes one message on stderr and exit code 2, a training that diverged 1, Ctrl-C 130. With
-    ``HYDRA_FULL_ERROR=1`` every error comes with its traceback.
+    A user's mistake becomes one message on stderr and exit code 2, a training that diverged 1, Ctrl-C 130, SIGTERM 143.
+    With ``HYDRA_FULL_ERROR=1`` every error comes with its traceback.
     """
     # As for `python -m`: the user's own models and data are found where the command is started.
     sys.path.insert(0, str(Path.cwd()))
+    warnings.formatwarning = _format_warning
     if os.environ.get(FULL_ERROR) == "1":
-        _refuse_passwords(sys.argv[1:])
-        _run()
+        refuse_passwords(sys.argv[1:])
+        try:
+            _run()
+        except Interrupted as interruption:
+            sys.exit(interruption.exit_code)
         return
     # Hydra would print some errors itself, with advice that leads astray here: let it raise them to us.
     os.environ[FULL_ERROR] = "1"
     try:
-        _refuse_passwords(sys.argv[1:])
+        refuse_passwords(sys.argv[1:])
         _run()
     except (HydraException, OmegaConfBaseException, LRTapeError) as error:
-        sys.exit(_report(error))
+        sys.exit(report(error))
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_code)
     except KeyboardInterrupt:
         print("lrtape: interrupted; everything that was recorded is stored or in the spool.", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_INTERRUPTED)
@@ -61,12 +84,40 @@ def main() -> None:
         os.environ.pop(FULL_ERROR, None)
 
 
-def _refuse_passwords(arguments: Sequence[str]) -> None:
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of lrtape's own is a message to a person, who does not care for a line of our code."""
+    text = str(message)
+    return f"{text}\n" if text.startswith("lrtape") else _default_format(message, category, filename, lineno, line)
+
+
+def _farewell(interruption: Interrupted, arguments: Sequence[str]) -> str:
+    """What a person needs to know when a signal has ended the training."""
+    text = f"lrtape: {interruption}; everything that was recorded is stored or in the spool."
+    if interruption.checkpoint is None:
+        return text
+    path = str(interruption.checkpoint.absolute())
+    if not _PLAIN_PATH.fullmatch(path):
+        path = '"' + path.replace('"', '\\"') + '"'
+    kept = [argument for argument in arguments if not argument.startswith("trainer.resume=")]
+    program = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
+    command = f"{program} {shlex.join([*kept, f'trainer.resume={path}'])}"
+    return f"{text}\nCheckpoint: {interruption.checkpoint.absolute()}\nTo go on:   {command}"
+
+
+def refuse_passwords(arguments: Sequence[str]) -> None:
+    """A command line is public.
+
+    Raises:
+        ConfigError: one stands there.
+    """
     if any(has_password(argument) for argument in arguments):
         raise ConfigError(REFUSED_CREDENTIALS)
 
 
-def _report(error: Exception) -> int:
+def report(error: Exception) -> int:
+    """Tell a person what was wrong, in one message on stderr; returns the exit code."""
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         text = explain(cause)

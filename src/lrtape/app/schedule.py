@@ -4,23 +4,25 @@ import inspect
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from lrtape.app.build import build, build_optimizer
-from lrtape.app.config import SCHEDULER_KEYS, TrainerSettings
+from lrtape.app.build import build_optimizer
+from lrtape.app.build_scheduler import build_scheduler
+from lrtape.app.config import TrainerSettings
 from lrtape.app.data import Data
-from lrtape.errors import ConfigError
+from lrtape.app.horizons import resolve_scheduler
+from lrtape.errors import ConfigError, LRTapeError
+from lrtape.plan import Plan
 from lrtape.schedules import resolve_shares
+from lrtape.simulation import simulate
 
-_LENGTHS = {"step_size", "T_max", "T_0", "total_steps", "total_iters"}
-"""Arguments that torch does not check, and that fail only after the first epochs."""
-
-MAX_REHEARSED_CALLS = 100_000
-"""About a second."""
+MAX_SIMULATED_STEPS = 1_000_000
+"""About ten seconds."""
 
 
 class Length(NamedTuple):
@@ -37,11 +39,16 @@ class Length(NamedTuple):
     @classmethod
     def of(cls, data: Data, settings: TrainerSettings) -> "Length":
         """From the size of the data; ``max_steps`` decides where it is set, else ``epochs``."""
-        n_batches = math.ceil(len(data.train) / settings.batch_size)  # type: ignore[arg-type]  # it is sized
-        per_epoch = math.ceil(n_batches / settings.accumulate_grad_batches)
+        per_epoch = steps_per_epoch(data, settings)
         if settings.max_steps is None:
             return cls(settings.epochs, settings.epochs * per_epoch)
         return cls(math.ceil(settings.max_steps / per_epoch), settings.max_steps)
+
+
+def steps_per_epoch(data: Data, settings: TrainerSettings) -> int:
+    """Optimizer steps of a whole epoch, the last one perhaps on fewer samples."""
+    n_batches = math.ceil(len(data.train) / settings.batch_size)  # type: ignore[arg-type]  # it is sized
+    return math.ceil(n_batches / settings.accumulate_grad_batches)
 
 
 class Scheduler(Protocol):
@@ -64,12 +71,16 @@ class Schedule:
         scheduler: of the optimizer.
         interval: after each optimizer ``step``, or after each ``epoch``.
         monitor: the metric that it is given, ``val/loss`` say, or ``None``.
+
+    Attributes:
+        calls: how often it was stepped.
     """
 
     def __init__(self, scheduler: Scheduler, interval: str, monitor: str | None) -> None:
         self.scheduler = scheduler
         self.interval = interval
         self.monitor = monitor
+        self.calls = 0
 
     def n_calls(self, length: Length) -> int:
         """How often a training of this length steps the scheduler."""
@@ -78,14 +89,25 @@ class Schedule:
     def after_step(self) -> None:
         """Called after each optimizer step that was made."""
         if self.interval == "step":
-            self.scheduler.step()
+            self._step()
 
     def after_epoch(self, metrics: Mapping[str, float]) -> None:
         """Called after each epoch; a scheduler that takes a metric waits for an epoch that has it."""
         if self.interval == "epoch" and self.monitor is None:
-            self.scheduler.step()
+            self._step()
         elif self.monitor is not None and self.monitor in metrics:
-            self.scheduler.step(metrics[self.monitor])
+            self._step(metrics[self.monitor])
+
+    def fast_forward(self, calls: int) -> None:
+        """Step a new scheduler `calls` times, as if it had been there from the beginning."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for _ in range(calls):
+                self._step()
+
+    def _step(self, *metrics: float) -> None:
+        self.scheduler.step(*metrics)
+        self.calls += 1
 
     def check_monitor(self, metric_names: Sequence[str]) -> None:
         """See that the scheduler gets what it takes, from what the training measures.
@@ -108,10 +130,16 @@ class Schedule:
 
 
 def resolve_horizons(cfg: DictConfig, length: Length) -> DictConfig:
-    """A copy of the config without interpolations, in which ``30%`` of a run is a number of epochs or steps."""
+    """A copy of the config without interpolations, in which ``30%`` of a run is a number of epochs or steps.
+
+    Raises:
+        ConfigError: a length in it cannot be one of this run.
+    """
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     calls = length.steps if cfg.scheduler.get("interval") == "step" else length.epochs
-    return OmegaConf.create({**resolved, "scheduler": resolve_shares(resolved["scheduler"], calls)})
+    scheduler = resolve_scheduler(resolved["scheduler"], calls)
+    param_groups = resolve_shares(resolved["param_groups"], length.epochs)
+    return OmegaConf.create({**resolved, "scheduler": scheduler, "param_groups": param_groups})
 
 
 def build_schedule(cfg: DictConfig, optimizer: Optimizer) -> Schedule:
@@ -120,51 +148,79 @@ def build_schedule(cfg: DictConfig, optimizer: Optimizer) -> Schedule:
     Raises:
         ConfigError: it cannot be built, or a length in it is none.
     """
-    for name in cfg.scheduler.keys() & _LENGTHS:
-        length = cfg.scheduler[name]
-        if name == "total_steps" and length is None:
-            continue  # OneCycleLR then takes epochs * steps_per_epoch.
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise ConfigError(
-                f"`scheduler.{name}` must be a whole number >= 1, or a share of the run as 30%, but is {length!r} "
-                "instead."
-            )
-    arguments = {key: value for key, value in cfg.scheduler.items() if key not in SCHEDULER_KEYS}
-    scheduler: Scheduler = build("scheduler", OmegaConf.create(arguments), optimizer)
+    config: dict[str, Any] = OmegaConf.to_container(cfg.scheduler, resolve=True)  # type: ignore[assignment]
+    scheduler = build_scheduler(config, optimizer)
     return Schedule(scheduler, cfg.scheduler.get("interval", "epoch"), cfg.scheduler.get("monitor"))
 
 
-def rehearse(cfg: DictConfig, model: nn.Module, length: Length) -> None:
+def plan_training(
+    cfg: DictConfig,
+    model: nn.Module,
+    length: Length,
+    epoch_steps: int,
+    metrics: Sequence[float | None] | None = None,
+) -> Plan:
     """Step a schedule through the whole run, on an optimizer of its own, so that it cannot fail in the middle of it.
 
-    Schedulers that take a metric are left out: nobody knows it yet.
+    Takes some 10 microseconds a step.
 
     Args:
         cfg: resolved.
         model: its parameters are not touched.
         length: of the run.
+        epoch_steps: optimizer steps of a whole epoch; see `steps_per_epoch`.
+        metrics: what a scheduler with a `monitor` is given: one value for each epoch, ``None`` where it has none.
+
+    Returns:
+        The plan, with what its first `MAX_SIMULATED_STEPS` will use; without that, where a scheduler takes a metric
+        and nobody knows it yet.
 
     Raises:
         ConfigError: the scheduler raises, or sets an lr that is negative or not finite.
     """
-    if cfg.scheduler.get("monitor") is not None:
-        return
     optimizer = build_optimizer(cfg, model)
     schedule = build_schedule(cfg, optimizer)
-    n_calls = schedule.n_calls(length)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        for call in range(min(n_calls, MAX_REHEARSED_CALLS)):
-            try:
-                schedule.scheduler.step()
-            except Exception as error:
-                raise ConfigError(
-                    f"`scheduler` must stand {n_calls} calls of step(), the length of this run, but fails at call "
-                    f"{call + 1}: {type(error).__name__}: {error}. Change `scheduler.*`; a share, 100%, always fits."
-                ) from error
-            lrs = [float(group["lr"]) for group in optimizer.param_groups]
-            if not all(0 <= lr < math.inf for lr in lrs):
-                raise ConfigError(
-                    f"`scheduler` must set learning rates >= 0, but sets {lrs} at call {call + 1} of {n_calls}. Change "
-                    "`scheduler.*`."
-                )
+    n_steps = min(length.steps, MAX_SIMULATED_STEPS)
+    config: dict[str, Any] = OmegaConf.to_container(cfg.scheduler, resolve=True)  # type: ignore[assignment]
+    plan = Plan(length.steps, schedule.interval, epoch_steps, cfg.trainer.accumulate_grad_batches, config)
+    simulated = None
+    if schedule.monitor is None:
+        watched = _Watched(schedule.scheduler, optimizer, plan.n_calls)
+        simulated = simulate(optimizer, watched, replace(plan, n_steps=n_steps))
+    elif metrics is not None:
+        simulated = simulate(optimizer, schedule.scheduler, replace(plan, n_steps=n_steps), metrics=metrics)
+    return replace(plan, simulated=simulated)
+
+
+class _Watched:
+    """A scheduler that may set no lr which no optimizer should use.
+
+    Raises:
+        ConfigError: the lr of the first step is one; or the one after a call of `step`.
+    """
+
+    def __init__(self, scheduler: Scheduler, optimizer: Optimizer, n_calls: int) -> None:
+        self.optimizer = optimizer
+        self._scheduler = scheduler
+        self._n_calls = n_calls
+        self._call = 0
+        self._check("for the first step")
+
+    def step(self) -> None:
+        """One call."""
+        self._call += 1
+        try:
+            self._scheduler.step()
+        except LRTapeError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"`scheduler` must stand {self._n_calls} calls of step(), the length of this run, but fails at call "
+                f"{self._call}: {type(error).__name__}: {error}. Change `scheduler.*`; a share, 100%, always fits."
+            ) from error
+        self._check(f"at call {self._call} of {self._n_calls}")
+
+    def _check(self, when: str) -> None:
+        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        if not all(0 <= lr < math.inf for lr in lrs):
+            raise ConfigError(f"`scheduler` must set learning rates >= 0, but sets {lrs} {when}. Change `scheduler.*`.")

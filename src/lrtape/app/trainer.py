@@ -1,8 +1,7 @@
 """The reference trainer: one plain loop, in which every optimizer step is recorded."""
 
+import inspect
 import math
-from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import torch
@@ -11,15 +10,17 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from lrtape.app.checkpoint import Checkpoints
+from lrtape.app.batches import Batch, Windows, load_batches
+from lrtape.app.checkpoint import Checkpoints, Parts, Place
 from lrtape.app.config import TrainerSettings
 from lrtape.app.console import Console
 from lrtape.app.data import Data
+from lrtape.app.interrupts import Interrupted, Interrupts
+from lrtape.app.randomness import random_states, restore_random_states
 from lrtape.app.schedule import Length, Schedule
 from lrtape.errors import ConfigError, TrainingDivergedError
+from lrtape.groups import thaw
 from lrtape.session import Session
-
-Batch = tuple[Tensor, Tensor]
 
 TRAIN_LOSS = "train/loss"
 VAL_LOSS = "val/loss"
@@ -44,6 +45,12 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def metric_names(data: Data) -> list[str]:
+    """What a training on these data measures after each epoch."""
+    validated = [VAL_LOSS, *([VAL_ACC] if data.classification else [])]
+    return [TRAIN_LOSS, *(validated if data.val is not None else [])]
+
+
 class Trainer:
     """Trains a model. `fit` reads from top to bottom.
 
@@ -55,6 +62,10 @@ class Trainer:
         settings: everything else.
         device: where the batches go.
         seed: of the order of the batches.
+
+    Attributes:
+        place: where the training is.
+        parts: what has a state, beside the place.
     """
 
     def __init__(
@@ -75,76 +86,150 @@ class Trainer:
         self.device = device
         self.length = Length.of(data, settings)
         self.scaler = GradScaler(device.type, enabled=settings.precision == "16")
-        self._train_batches = self._batches(data.train, torch.Generator().manual_seed(seed))
-        self._val_batches = self._batches(data.val) if data.val is not None else None
-        schedule.check_monitor(self._metric_names())
-        self.steps = 0
-        self._used_lrs = self._lrs()
+        self.parts = Parts(model, optimizer, schedule, self.scaler)
+        # LBFGS alone, in torch: it evaluates the model as often as it likes.
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        self._needs_closure = closure is not None and closure.default is closure.empty
+        if self._needs_closure and self.scaler.is_enabled():
+            raise ConfigError(
+                f"`trainer.precision` must be 32 or bf16 for {type(optimizer).__name__}, which evaluates the model "
+                "within its step, but is 16 instead."
+            )
+        self._windows = Windows(data.train, settings, device, seed)
+        self._val_batches = load_batches(data.val, settings, device) if data.val is not None else None
+        schedule.check_monitor(metric_names(data))
+        self.place = Place(order=self._windows.order(), used_lrs=self._lrs())
+        self._resumed_randomness: dict[str, Any] | None = None
         # GradScaler skips a step whose gradients overflow: then the optimizer, and this hook, are not called.
         # It marks, and does not count: a step() that calls its parent's fires it twice.
         self._stepped = False
         optimizer.register_step_post_hook(self._mark_step)
 
-    def fit(self, session: Session, console: Console, checkpoints: Checkpoints) -> dict[str, float]:
+    def go_on_from(self, place: Place, randomness: dict[str, Any]) -> None:
+        """Begin `fit` where another training was when it wrote a checkpoint, with all `parts` in their states of then.
+
+        Args:
+            place: where it was.
+            randomness: the states of the global generators then; see `random_states`.
+        """
+        self.place = place
+        self._resumed_randomness = randomness
+
+    def has_more(self) -> bool:
+        """Whether an epoch is left: a planned one, one that was begun, or one more where skipped steps leave
+        ``max_steps`` unreached and yet some step is made.
+        """
+        place = self.place
+        is_short = self.settings.max_steps is not None and place.next_step < self.length.steps
+        return place.epoch < self.length.epochs or bool(place.losses) or (is_short and not place.stalled)
+
+    def fit(
+        self, session: Session, console: Console, checkpoints: Checkpoints, interrupts: Interrupts
+    ) -> dict[str, float]:
         """Train, and return the metrics of the last epoch.
 
         Everything is logged under the index of the optimizer step that it belongs to, from 0.
 
         Raises:
             TrainingDivergedError: a loss was not finite, and ``stop_on_nonfinite`` is set.
+            Interrupted: by a signal, after a step; the last checkpoint is written.
         """
-        lowest = math.inf
         metrics: dict[str, float] = {}
-        for epoch in self._epochs():
-            before = self.steps
-            metrics = {TRAIN_LOSS: self._train_epoch(epoch, session, console)}
-            stepped = self.steps > before  # not, where every step of the epoch overflowed
-            if self._val_batches is not None and self._is_due(epoch):
-                metrics |= self._validate(self._val_batches)
-                if stepped:
-                    for name in metrics.keys() - {TRAIN_LOSS}:
-                        session.log(name, metrics[name], self.steps - 1)
-            if stepped:
-                self.schedule.after_epoch(metrics)
-            console.epoch(epoch, self.steps - 1, self._used_lrs, self._lrs(), metrics)
-
-            checkpoints.save(checkpoints.last, epoch + 1, self.steps)
-            # Where an epoch does not validate, its train/loss is no match for the val/loss of the others.
-            loss = metrics.get(VAL_LOSS if self._val_batches is not None else TRAIN_LOSS, math.inf)
-            if loss < lowest:
-                lowest = loss
-                checkpoints.save(checkpoints.best, epoch + 1, self.steps)
+        try:
+            with interrupts.held():
+                while self.has_more():
+                    metrics = self._epoch(session, console, checkpoints, interrupts)
+        except Interrupted as interruption:
+            checkpoints.save(checkpoints.last, self.place, self._owed_lrs())
+            interruption.checkpoint = checkpoints.last
+            raise
         return metrics
 
-    def _train_epoch(self, epoch: int, session: Session, console: Console) -> float:
+    def _epoch(
+        self, session: Session, console: Console, checkpoints: Checkpoints, interrupts: Interrupts
+    ) -> dict[str, float]:
+        """Train for one epoch, or for what is left of it, and validate; returns the metrics."""
+        place = self.place
+        metrics = {TRAIN_LOSS: self._train_epoch(session, console, interrupts)}
+        stepped = place.next_step > place.first_step  # not, where every step of the epoch overflowed
+        if self._val_batches is not None and self._is_due(place.epoch):
+            metrics |= self._validate(self._val_batches, interrupts)
+            if stepped:
+                for name in metrics.keys() - {TRAIN_LOSS}:
+                    session.log(name, metrics[name], place.next_step - 1)
+        if stepped:
+            self.schedule.after_epoch(metrics)
+        console.epoch(place.epoch, place.next_step - 1, place.used_lrs, self._lrs(), metrics)
+
+        # Where an epoch does not validate, its train/loss is no match for the val/loss of the others.
+        loss = metrics.get(VAL_LOSS if self._val_batches is not None else TRAIN_LOSS, math.inf)
+        is_best = loss < place.lowest
+        self.place = Place(
+            epoch=place.epoch + 1,
+            next_step=place.next_step,
+            first_step=place.next_step,
+            order=self._windows.order(),
+            lowest=loss if is_best else place.lowest,
+            stalled=not stepped,
+            used_lrs=place.used_lrs,
+        )
+        if is_best:
+            checkpoints.save(checkpoints.best, self.place, self._lrs())
+        checkpoints.save(checkpoints.last, self.place, self._lrs())
+        return metrics
+
+    def _train_epoch(self, session: Session, console: Console, interrupts: Interrupts) -> float:
         """Make the optimizer steps of one epoch; returns the mean of their losses."""
+        place = self.place
+        thaw(self.optimizer.param_groups, place.epoch)
         self.model.train()
-        losses = []
-        for window in self._windows():
-            if self.steps == self.length.steps:
+        windows = self._windows.begin(place.order, n_done=len(place.losses))
+        if self._resumed_randomness is not None:
+            # Not before: loading the windows that were done has drawn random numbers once more.
+            restore_random_states(self._resumed_randomness)
+            self._resumed_randomness = None
+        for window in windows:
+            if place.next_step == self.length.steps:
                 break
-            step = self.steps
-            self._used_lrs = self._lrs()
+            step = place.next_step
+            place.used_lrs = self._lrs()
             self._stepped = False
             loss = self._step(window)
-            losses.append(loss)
+            place.losses.append(loss)
             # A step that was skipped has no lr, and moves no schedule.
             stepped = self._stepped
-            self.steps += stepped
+            place.next_step += stepped
             if stepped or not math.isfinite(loss):
                 session.log(TRAIN_LOSS, loss, step)
             if not math.isfinite(loss) and self.settings.stop_on_nonfinite:
                 raise TrainingDivergedError(
                     f"the loss of step {step} is {loss}, and `trainer.stop_on_nonfinite` is set. The learning rates of "
-                    f"that step were {self._used_lrs}."
+                    f"that step were {place.used_lrs}."
                 )
             if stepped:
                 self.schedule.after_step()
-                console.step(epoch, step, self._used_lrs, self._lrs(), loss)
-        return sum(losses) / len(losses)
+                console.step(place.epoch, step, place.used_lrs, self._lrs(), loss)
+            interrupts.check()
+        return sum(place.losses) / len(place.losses)
 
     def _step(self, window: list[Batch]) -> float:
         """One optimizer step on the mean loss over all samples of a window of batches; returns that loss."""
+        losses: list[Tensor] = []
+
+        def evaluate() -> Tensor:
+            losses.append(self._evaluate(window))
+            return losses[-1]
+
+        if self._needs_closure:
+            self.optimizer.step(evaluate)  # type: ignore[arg-type]  # a tensor is as good as its float
+        else:
+            evaluate()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return losses[0].item()
+
+    def _evaluate(self, window: list[Batch]) -> Tensor:
+        """The mean loss over all samples of a window of batches; leaves its gradients with the parameters."""
         self.optimizer.zero_grad()
         n_samples = sum(len(targets) for _, targets in window)
         loss = torch.zeros((), device=self.device)
@@ -155,13 +240,15 @@ class Trainer:
         if self.settings.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.item()
+        return loss
 
     @torch.no_grad()
-    def _validate(self, batches: DataLoader[Batch]) -> dict[str, float]:
-        """Mean loss, and accuracy where it makes sense, over all samples."""
+    def _validate(self, batches: DataLoader[Batch], interrupts: Interrupts) -> dict[str, float]:
+        """Mean loss, and accuracy where it makes sense, over all samples.
+
+        If interrupted, it leaves the global generators as they were: a resumed training validates anew.
+        """
+        before = random_states()
         self.model.eval()
         n_samples = n_right = 0
         loss = 0.0
@@ -171,6 +258,9 @@ class Trainer:
             loss += part.item() * len(targets)
             if self.data.classification:
                 n_right += int((outputs.argmax(dim=1).cpu() == targets).sum())
+            if interrupts.requested is not None:
+                restore_random_states(before)
+                interrupts.check()
         metrics = {VAL_LOSS: loss / n_samples}
         return metrics | ({VAL_ACC: n_right / n_samples} if self.data.classification else {})
 
@@ -181,32 +271,6 @@ class Trainer:
             outputs = self.model(inputs.to(self.device))
             return self.data.loss(outputs, targets.to(self.device)), outputs
 
-    def _epochs(self) -> Iterator[int]:
-        """The planned epochs, and more where skipped steps leave ``max_steps`` unreached and yet some step is made."""
-        epoch, before = 0, -1
-        while epoch < self.length.epochs or (
-            self.settings.max_steps is not None and before < self.steps < self.length.steps
-        ):
-            before = self.steps
-            yield epoch
-            epoch += 1
-
-    def _windows(self) -> Iterator[list[Batch]]:
-        """The batches of one epoch, as many together as make one optimizer step; the last window may be smaller."""
-        batches = iter(self._train_batches)
-        while window := list(islice(batches, self.settings.accumulate_grad_batches)):
-            yield window
-
-    def _batches(self, dataset: Any, shuffle: torch.Generator | None = None) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset,
-            self.settings.batch_size,
-            shuffle=shuffle is not None,
-            generator=shuffle,
-            num_workers=self.settings.num_workers,
-            pin_memory=self.device.type == "cuda",
-        )
-
     def _mark_step(self, *_: object) -> None:
         self._stepped = True
 
@@ -214,9 +278,10 @@ class Trainer:
         """What the next step will use."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
+    def _owed_lrs(self) -> list[float]:
+        """What the next step will use; nothing at the end of an epoch, where the scheduler has still to be stepped."""
+        is_over = len(self.place.losses) == len(self._windows) or self.place.next_step == self.length.steps
+        return [] if is_over else self._lrs()
+
     def _is_due(self, epoch: int) -> bool:
         return (epoch + 1) % self.settings.val_every_n_epochs == 0 or epoch + 1 == self.length.epochs
-
-    def _metric_names(self) -> list[str]:
-        validated = [VAL_LOSS, *([VAL_ACC] if self.data.classification else [])]
-        return [TRAIN_LOSS, *(validated if self._val_batches is not None else [])]
