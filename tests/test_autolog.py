@@ -6,6 +6,7 @@ import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import lrtape
 from lrtape.errors import ConfigError
@@ -157,3 +158,18 @@ def test_a_wrong_argument_is_refused_at_once() -> None:
     """Not at the first step."""
     with pytest.raises(ConfigError, match="print_every_n_steps"):
         lrtape.autolog(print_every_n_steps=0)
+
+
+def test_a_store_that_is_away_fails_no_step_beside_other_hooks() -> None:
+    """autolog switches itself off in the middle of torch's walk through all hooks, some of them somebody else's."""
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    lrtape.autolog()
+    others = [register_optimizer_step_pre_hook(lambda *_: None) for _ in range(2)]
+    try:
+        optimizer = sgd("a")
+        with pytest.warns(UserWarning, match="autolog is off"):
+            optimizer.step()
+        optimizer.step()
+    finally:
+        for other in others:
+            other.remove()

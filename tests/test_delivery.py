@@ -1,4 +1,6 @@
 import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status
 from lrtape.tape_file import read_notes, read_tape
 from lrtape.tracking.history import History, read_run
 from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.mlflow_sink import MlflowSink
+from lrtape.tracking.sink import RefusedPointsError
 
 RECORDING = "0badcafe"
 N_STEPS = 10
@@ -150,7 +154,7 @@ def test_a_tape_that_cannot_be_uploaded_stays_on_the_disk(
 def test_a_run_that_was_resumed_is_not_ended_by_its_first_recording(store: str) -> None:
     """The old spool arrives late, and its training is dead; the run belongs to the new one."""
     left = Left(store, None)
-    MlflowRun(store, left.run.run_id, end=lambda _: None).begin_recording("12345678")
+    MlflowRun(store, left.run.run_id, is_owned=True).begin_recording("12345678")
     delivery = left.deliver()
     run = left.mlflow_run()
 
@@ -169,3 +173,47 @@ def test_a_run_that_is_gone_is_refused(store: str) -> None:
     assert (delivery.points, delivery.is_complete) == (0, False)
     assert "deleted" in delivery.problem
     assert left.folder.spool.exists()
+
+
+def test_what_was_refused_is_never_called_complete(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by a second delivery either, and not on a tape that is too long to be compared; once it is mended, it is."""
+    monkeypatch.setattr("lrtape.delivery.MAX_COMPARED_POINTS", 5)
+    left = Left(store, End(Status.FINISHED))
+    send = MlflowSink.send
+
+    def picky(sink: MlflowSink, points: Sequence[Point]) -> None:
+        if any(point.key == "lr/b" for point in points):
+            raise RefusedPointsError("lr/b is no key")
+        send(sink, points)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowSink, "send", picky)
+        deliveries = [left.deliver(), left.deliver()]
+    tags = left.mlflow_run().data.tags
+
+    assert [(delivery.is_complete, delivery.points) for delivery in deliveries] == [(False, N_STEPS + 1)] * 2
+    assert "lr/b is no key" in deliveries[1].problem
+    assert tags["lrtape.complete"] == "false"
+    assert left.deliver() == Delivery(2 * N_STEPS + 1, True)
+    assert dict(read_run(left.run.run_id, store)) == left.tape
+
+
+def test_what_others_log_under_a_key_of_theirs_is_no_mistake(store: str) -> None:
+    """Two recordings of one run may both log the loss."""
+    left = Left(store, End(Status.FINISHED))
+    MlflowClient(tracking_uri=store).log_metric(left.run.run_id, "train/loss", 0.5, timestamp=9, step=3)
+
+    assert left.deliver() == Delivery(2 * N_STEPS + 1, True)
+
+
+def test_recordings_that_end_together_leave_a_complete_run(store: str) -> None:
+    """In whatever order their requests come: the later one sees that both are done."""
+    run = MlflowRun.create(store)
+    for recording in ("a", "b"):
+        run.begin_recording(recording)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda recording: run.end_recording(recording, "", None), ("a", "b")))
+    tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
+
+    assert tags["lrtape.complete"] == "true"
+    assert [key for key in tags if key.startswith("lrtape.missing.")] == []

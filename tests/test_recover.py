@@ -211,3 +211,15 @@ def test_recover_takes_over_from_a_shipper_that_cannot(store: str, tmp_path: Pat
 
     assert (result.problem, result.is_complete) == ("", True)
     assert list(read_run(run.run_id, moved)["lr/group_00"].steps) == [0]
+
+
+def test_a_hidden_password_is_asked_for(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than look into another store, or make one, and believe that all is well."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = MlflowRun.create(store)
+    leave_behind(Path(".lrtape/x"), run, Status.FINISHED, "postgresql://***@db/mlflow").close()
+    (result,) = recover(Path(".lrtape"))
+
+    assert "`$MLFLOW_TRACKING_URI` must be the URI of postgresql://***@db/mlflow" in result.problem
+    assert not result.is_complete
+    assert Path(".lrtape/x/spool").exists()

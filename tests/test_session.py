@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lrtape.recorder import Recorder
 from lrtape.shipper import DeadWriter, ship
 from lrtape.spool import Header, SpoolWriter, read_spool
 from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Status
 from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
@@ -284,6 +286,73 @@ def test_a_forked_child_records_nothing(store: str) -> None:
         os.waitpid(child, 0)
         optimizer.step()
     assert list(read_run(session.run.run_id, store)["lr/g0"].steps) == [0, 1]
+
+
+def test_a_forked_child_cannot_end_its_parents_recording(store: str) -> None:
+    """Neither by stopping the session, nor by what that does to its spool and its shipper."""
+    mlflow.set_tracking_uri(store)
+    optimizer = sgd(0.1)
+    with lrtape.attach(optimizer) as session:
+        optimizer.step()
+        if (child := os.fork()) == 0:
+            session.stop("FAILED")
+            session._outbox.end(Status.FAILED)
+            os._exit(0)
+        os.waitpid(child, 0)
+        optimizer.step()
+    assert list(read_run(session.run.run_id, store)["lr/g0"].steps) == [0, 1]
+    assert MlflowClient(tracking_uri=store).get_run(session.run.run_id).info.status == "FINISHED"
+
+
+def test_close_does_not_raise_where_warnings_are_errors(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exception of the training is not hidden, and the way to the rescue is said all the same."""
+    session = lrtape.attach(sgd(0.1), run=MlflowRun.create(store))
+    MlflowClient(tracking_uri=store).delete_run(session.run.run_id)
+    session.log("a", 1.0, step=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.close()
+
+    assert "lrtape recover" in capsys.readouterr().err
+
+
+def test_a_status_that_somebody_set_is_kept(store: str) -> None:
+    """A run that was marked KILLED while it trained is not FINISHED when the training closes."""
+    session = lrtape.attach(sgd(0.1), run=MlflowRun.create(store))
+    client = MlflowClient(tracking_uri=store)
+    client.set_terminated(session.run.run_id, "KILLED")
+    session.close()
+
+    assert client.get_run(session.run.run_id).info.status == "KILLED"
+
+
+def test_a_run_of_somebody_else_is_not_ended(store: str) -> None:
+    """The session's run was ended by the user, who has started another one."""
+    mlflow.set_tracking_uri(store)
+    session = lrtape.attach(sgd(0.1))
+    mlflow.end_run()
+    with mlflow.start_run() as other:
+        session.close("FAILED")
+        active = mlflow.active_run()
+        assert active is not None
+        assert active.info.run_id == other.info.run_id
+    assert MlflowClient(tracking_uri=store).get_run(other.info.run_id).info.status == "FINISHED"
+
+
+def test_a_resumed_loop_of_ones_own_doubles_nothing(store: str) -> None:
+    """`attach(run=..., first_step=...)`: steps that are made again keep their first record."""
+    run = MlflowRun.create(store)
+    with lrtape.attach(sgd(0.1), run=run.run_id) as first:
+        for optimizer in [first._recorders[0]._optimizer] * 20:
+            optimizer.step()
+    again = sgd(0.1)
+    with lrtape.attach(again, run=run.run_id, first_step=10) as second:
+        for _ in range(20):
+            again.step()
+
+    assert (second.steps, second.findings) == (30, [])
+    assert list(read_run(run.run_id, store)["lr/g0"].steps) == list(range(30))
+    assert MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags["lrtape.complete"] == "true"
 
 
 SCRIPT = """

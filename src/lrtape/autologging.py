@@ -4,6 +4,7 @@ Not ``autolog.py``: a module of that name would hide the function, for whoever i
 """
 
 import contextlib
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -65,8 +66,10 @@ def autolog(
         return
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
-    if _autolog is not None and _autolog.is_on:
-        return
+    if _autolog is not None:
+        if _autolog.is_on:
+            return
+        _autolog.close()
 
     from lrtape.tracking.mlflow_run import active_run  # late: mlflow takes a second to import
 
@@ -95,18 +98,20 @@ class _Autolog:
         """The innermost last: those before it wait for a nested run to end."""
         self._thread = threading.get_ident()
         self._hook = register_optimizer_step_pre_hook(self._before_step)
+        self._pid = os.getpid()
         self.is_on = True
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """Runs ahead of the optimizer's own pre-hooks, so that a recorder made here sees this very step."""
+        if not self.is_on or os.getpid() != self._pid:
+            return  # In a forked child all of this is its parent's.
         try:
             # MLflow's active run is a matter of each thread; a thread that only helps has none.
             if not self._open or threading.get_ident() == self._thread:
                 self._follow_active_run()
             self._open[-1].see(optimizer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
-            self._hook.remove()
-            self.is_on = False
+            self.is_on = False  # The hook itself stays: torch is just going through all of them.
             _warn(f"lrtape cannot record, and autolog is off: {error}")
 
     def _follow_active_run(self) -> None:

@@ -62,8 +62,10 @@ class Trainer:
                 self._listen()
             if self._pidfd in events:
                 self._is_dead = True
+            if os.getppid() != self.settings["writer_pid"]:
+                self._is_dead = True  # A forked child of it may still hold the pipe.
             if not events:
-                return True
+                return not self._is_dead
         return False
 
     def _listen(self) -> None:
@@ -82,6 +84,7 @@ class Trainer:
         return line
 
 
+MAX_PROBLEM_CHARACTERS = 8000
 NICENESS = 10
 """The training goes first: under contention this process gets about a tenth of what the trainer gets."""
 
@@ -102,7 +105,8 @@ def main() -> None:
         delivered = deliver(folder, trainer.settings["tracking_uri"], trainer, GIVE_UP_S)
     if delivered.is_complete:
         with contextlib.suppress(BrokenPipeError):  # The trainer is dead, and nobody is curious.
-            os.write(stdout, f"{COMPLETE}\n{delivered.problem}".encode())
+            # No more than a pipe holds: nobody reads it before this process has ended.
+            os.write(stdout, f"{COMPLETE}\n{delivered.problem[:MAX_PROBLEM_CHARACTERS]}".encode())
 
 
 def _fsync(spool: Path, every_s: float) -> None:

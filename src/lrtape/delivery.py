@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from lrtape.errors import TrackingError
 from lrtape.shipper import Patience, Shipped, Writer, send_by_key, ship
 from lrtape.spool import Header, SpoolReader, read_spool
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Finding, GroupLayout, Point, Status
+from lrtape.tape import Finding, GroupLayout, Point, Status, Tape
 from lrtape.tape_file import write_tape
 from lrtape.tracking.history import TAPE_FOLDER, History
 from lrtape.tracking.mlflow_run import MlflowRun
@@ -76,6 +76,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         if shipped.error:
             with contextlib.suppress(TrackingError):
                 _note(run, header, shipped, shipped.error)
+                _settle(run, header, shipped)
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
         not_uploaded = _upload(folder, header, run)
@@ -90,7 +91,14 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     else:
         progress = folder.load_progress()
         folder.save_progress(
-            dataclasses.replace(progress, points=verdict.points, error=problem, complete=delivery.is_complete)
+            dataclasses.replace(
+                progress,
+                points=verdict.points,
+                error=problem,
+                refused_keys=verdict.refused_keys,
+                compared=True,
+                complete=delivery.is_complete,
+            )
         )
     return delivery
 
@@ -106,43 +114,54 @@ class _Verdict:
     points: int
     problem: str
     can_be_mended: bool
+    refused_keys: tuple[str, ...]
 
 
 def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Shipped) -> _Verdict:
-    """Compare every row, and send what is missing once more.
+    """Compare every row, and send what is missing once more; of a long tape, only what the store has refused before.
 
     Raises:
         TrackingError: it is still missing, although nothing was refused; what answers may not be the store at all.
     """
-    points = shipped.points
+    tape = _compared(folder, shipped)
+    comparison = _compare(tape, run)
+    refused: Mapping[str, tuple[int, str]] = {}
+    n_missing = len(comparison.missing)
+    if comparison.missing:
+        refused = send_by_key(comparison.missing, sink)
+        comparison = _compare(tape, run)
+        if not refused and comparison.missing:
+            raise TrackingError(
+                f"the store has acknowledged values that it does not have: {'; '.join(comparison.differences())}"
+            )
+    texts = [f"The store refuses the values of {key}: {text}" for key, (_, text) in refused.items()]
     lost = shipped.end.lost if shipped.end is not None else 0
-    texts = []
     if lost:
         texts.append(
             f"{lost} records could not be written to {folder.path} and are lost: its disk was full. Choose a `folder` "
             "on a disk with room."
         )
-    refused = shipped.refused
-    comparison = Comparison()
-    if shipped.points <= MAX_COMPARED_POINTS:
-        comparison = _compare(folder, run)
-        if comparison.missing:
-            refused = send_by_key(comparison.missing, sink)
-            comparison = _compare(folder, run)
-            if not refused and comparison.missing:
-                raise TrackingError(
-                    f"the store has acknowledged values that it does not have: {'; '.join(comparison.differences())}"
-                )
-        points = comparison.n_recorded - len(comparison.missing)
-    texts += [f"The store refuses the values of {key}: {text}" for key, (_, text) in refused.items()]
     texts += [f"{text}." for text in comparison.differences()]
-    return _Verdict(points, " ".join(texts), bool(refused or comparison.missing))
+    is_whole = shipped.points <= MAX_COMPARED_POINTS
+    points = (comparison.n_recorded if is_whole else shipped.points + n_missing) - len(comparison.missing)
+    return _Verdict(points, " ".join(texts), bool(refused or comparison.missing), tuple(refused))
 
 
-def _compare(folder: SpoolFolder, run: MlflowRun) -> Comparison:
+def _compared(folder: SpoolFolder, shipped: Shipped) -> Tape:
+    """What is to be compared with the store."""
+    if shipped.points <= MAX_COMPARED_POINTS:
+        return read_spool(folder.spool)
+    refused = {*folder.load_progress().refused_keys, *shipped.refused}
+    with SpoolReader(folder.spool) as reader:
+        return Tape(point for point in _points(reader) if point.key in refused)
+
+
+def _compare(tape: Tape, run: MlflowRun) -> Comparison:
     history = History(run.run_id, run.tracking_uri)
-    tape = read_spool(folder.spool)
-    return sum((compare(key, series, history.points(key)) for key, series in tape.items()), Comparison())
+    comparison = sum((compare(key, series, history.points(key)) for key, series in tape.items()), Comparison())
+    # Of a key that is not lrtape's own, another recording of the run, or anybody, may log what it likes.
+    foreign = [point for point in comparison.foreign if point.key.startswith("lr/")]
+    return dataclasses.replace(comparison, foreign=foreign)
 
 
 def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
@@ -158,6 +177,8 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
                 run.upload(tape, TAPE_FOLDER)
             if folder.artifacts.exists():
                 run.upload(folder.artifacts)
+            if folder.verdict.exists():
+                run.put_verdict(folder.verdict.read_text())
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
             why = mask_credentials(f"{type(error).__name__}: {error}")
             _log.warning("cannot upload the tape (attempt %d): %s", attempt + 1, why)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from lrtape.columns import Columns
 from lrtape.errors import ConfigError
 from lrtape.lines import LinePrinter
 from lrtape.shipper_process import ShipperProcess
@@ -83,6 +84,27 @@ class PrintingOutbox:
         return self._outbox.write(frame)
 
 
+class KeepingOutbox:
+    """Keeps in memory what goes into another outbox.
+
+    Args:
+        outbox: where everything goes.
+        columns: where it is kept.
+    """
+
+    def __init__(self, outbox: Outbox, columns: Columns) -> None:
+        self._columns = columns
+        self._outbox = outbox
+        self.tend = outbox.tend
+        self.end = outbox.end
+        self.wait = outbox.wait
+
+    def write(self, frame: Frame) -> bool:
+        """See `Outbox.write`."""
+        self._columns.write(frame)
+        return self._outbox.write(frame)
+
+
 class SpoolOutbox:
     """A spool, and the shipper process beside it.
 
@@ -125,7 +147,9 @@ class SpoolOutbox:
         self._restoring_failed: OSError | None = None
 
     def end(self, status: Status, us_per_step: float | None = None) -> None:
-        """See `Outbox.end`."""
+        """See `Outbox.end`. In a forked child it does nothing: the spool is its parent's."""
+        if self._spool.is_closed:
+            return
         is_there = self._spool.is_there()  # before its end: then the shipper may remove it
         end = self._spool.end(status, us_per_step)
         if not is_there:
@@ -176,6 +200,8 @@ class SpoolOutbox:
         when = "The store refuses them: mend that, then run" if refuses else "When the store is back, run"
         if progress.points < recorded:
             what = f"{recorded - progress.points} of {recorded} recorded values have not arrived at"
+        elif progress.compared:
+            what = f"all {recorded} recorded values are stored, but not everything else, at"
         else:
             what = f"all {recorded} recorded values were sent, but could not yet be compared with what is at"
         return (

@@ -1,13 +1,14 @@
 """Ships what a training left behind whose shipper could not: ``lrtape recover``."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrtape.errors import LRTapeError
+from lrtape.errors import ConfigError, LRTapeError
 from lrtape.shipper import DeadWriter
-from lrtape.spool import SpoolReader
+from lrtape.spool import Header, SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.uri import MASK, resolve_tracking_uri
 
@@ -65,7 +66,7 @@ def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
         return Recovery(folder.path, progress.points, "its training still runs")
     with SpoolReader(folder.spool) as reader:
         header = reader.header
-    uri = resolve_tracking_uri(tracking_uri or (None if MASK in header.tracking_uri else header.tracking_uri))
+    uri = resolve_tracking_uri(tracking_uri or _uri(header))
 
     from lrtape.delivery import deliver  # late: mlflow takes seconds to import, and often there is nothing to do
 
@@ -86,3 +87,15 @@ def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
             progress = folder.load_progress()
             folder.nudge()
             time.sleep(LOOK_S)
+
+
+def _uri(header: Header) -> str | None:
+    if MASK not in header.tracking_uri:
+        return header.tracking_uri
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise ConfigError(
+            f"`$MLFLOW_TRACKING_URI` must be the URI of {header.tracking_uri}, whose password the spool hides, but is "
+            "not set. Set it, or use --tracking-uri for a store that needs none."
+        )
+    return uri

@@ -1,6 +1,7 @@
 """`attach` and `print_lrs`: the library put together, for one training loop."""
 
 import atexit
+import multiprocessing.util
 import os
 import sys
 import warnings
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Self
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from lrtape.columns import Columns
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.keys import Keys, group_names, legal_key
 from lrtape.lines import format_lrs
-from lrtape.outbox import NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
+from lrtape.outbox import KeepingOutbox, NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap, ReplayOutbox
 from lrtape.spool_folder import SpoolFolder
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 ACTIVE_RUN = "active"
 FOLDER = ".lrtape"
 CLOSE_TIMEOUT_S = 60.0
+MAX_STEP = 2**63 - 1
 
 _keys_of_run: dict[str, Keys] = {}
 """So that two sessions in one run, one after the other or side by side, never mix their values under one key."""
@@ -69,6 +72,8 @@ class Session:
         self._closed = False
         self._pid = os.getpid()
         atexit.register(self._close_at_exit)
+        if multiprocessing.parent_process() is not None:  # Such a child runs no atexit.
+            multiprocessing.util.Finalize(self, self._close_at_exit, exitpriority=100)
 
     def add(
         self,
@@ -108,8 +113,12 @@ class Session:
 
         Raises:
             TypeError: the value is not a number, or the step is not an integer.
+            ValueError: the step is beyond 64 bits.
         """
-        self._outbox.write(Point(legal_key(key), index(step), now_ms(), float(value)))
+        number = index(step)
+        if not -MAX_STEP <= number <= MAX_STEP:
+            raise ValueError(f"`step` must fit into 64 bits, but is {number} instead.")
+        self._outbox.write(Point(legal_key(key), number, now_ms(), float(value)))
 
     @property
     def steps(self) -> int:
@@ -143,7 +152,7 @@ class Session:
         Args:
             status: FINISHED, FAILED or KILLED; given to the run if it was started for this session.
         """
-        if self._status is None:
+        if self._status is None and os.getpid() == self._pid:  # A forked child must not end what is its parent's.
             self._status = Status(status)
             self.pause()
             for recorder in self._recorders:
@@ -158,7 +167,7 @@ class Session:
         Args:
             status: see `stop`.
         """
-        if self._closed or os.getpid() != self._pid:  # A forked child must not end what is its parent's.
+        if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
@@ -167,9 +176,15 @@ class Session:
             missing = self._outbox.wait(self._close_timeout_s, self._shows_progress)
         except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
             missing = f"cannot tell whether everything was stored: {error!r}"
+        except BaseException:
+            self.run.leave()  # Somebody does not want to wait: the shipper goes on by itself.
+            raise
         if missing:
             self.run.leave()  # What has not arrived comes with its status, later.
-            warnings.warn(f"lrtape: {missing}", stacklevel=2)
+            try:
+                warnings.warn(f"lrtape: {missing}", stacklevel=2)
+            except UserWarning:  # where warnings are errors
+                print(f"lrtape: {missing}", file=sys.stderr)  # noqa: T201
         else:
             self.run.finish(self._status or Status(status))
 
@@ -250,7 +265,11 @@ def attach(
     keys = Keys()
     for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
         Recorder(optimizer, position, keys, name, param_paths)  # refuses what is wrong before there is a run
-    session = open_session(run, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s)
+    joined = _join(run)
+    overlap = None
+    if first_step and not isinstance(joined, NoRun):
+        overlap = Overlap(joined.points_from(first_step))
+    session = open_session(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, overlap)
     try:
         for optimizer, name in zip(optimizers, names, strict=True):
             session.add(optimizer, name, param_paths, first_step=first_step)
@@ -269,6 +288,7 @@ def open_session(
     close_timeout_s: float,
     overlap: Overlap | None = None,
     shows_progress: bool = True,
+    columns: Columns | None = None,
 ) -> Session:
     """A session that records nothing yet; raises what `attach` raises.
 
@@ -281,6 +301,7 @@ def open_session(
         close_timeout_s: see there.
         overlap: what the run has already of the steps that are recorded now; it is not written a second time.
         shows_progress: see `Session`.
+        columns: keeps what is recorded in memory, too.
     """
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
@@ -298,6 +319,8 @@ def open_session(
         findings = replay.findings
     if print_every_n_steps is not None:
         outbox = PrintingOutbox(outbox, print_every_n_steps)
+    if columns is not None:
+        outbox = KeepingOutbox(outbox, columns)
     return Session(outbox, joined, close_timeout_s, findings, shows_progress)
 
 

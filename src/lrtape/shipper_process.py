@@ -90,6 +90,8 @@ class ShipperProcess:
             show()
 
     def _has_crashed(self) -> bool:
+        if os.getpid() != self._settings["writer_pid"]:
+            return False  # a forked child, whose parent looks after it
         return self._process is None or self._process.poll() not in {None, EXIT_DONE}
 
     def _log(self) -> IO[bytes]:
@@ -114,6 +116,7 @@ class ShipperProcess:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "PYTHONWARNINGS": "default",  # not `error`, which is meant for the training
         }
         try:
             with self._log() as log:

@@ -160,6 +160,11 @@ class SpoolWriter:
         self._append(MAGIC + _frame(Kind.HEADER, _encode(header)))
 
     @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called; in a forked child it was."""
+        return self._fd < 0
+
+    @property
     def size(self) -> int:
         """Bytes of the file."""
         return os.fstat(self._fd).st_size if self._fd >= 0 else self._size
@@ -259,10 +264,12 @@ class SpoolWriter:
             OSError: it cannot be written.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("wb") as copy:
+        new = self._path.with_suffix(".new")
+        with new.open("wb") as copy:
             position = 0
             while data := os.pread(self._fd, _READ_BYTES, position):
                 position += copy.write(data)
+        new.replace(self._path)
 
     def close(self) -> None:
         """Close the file; idempotent."""

@@ -29,6 +29,7 @@ class Progress:
         error: why not everything could be stored, credentials masked; empty while all is well.
         refused: whether the store refuses for good, and a person must mend something.
         refused_keys: the keys whose values alone the store refuses.
+        compared: whether what is stored was compared with the spool.
         complete: whether everything is stored and was compared; the spool is there only because it shall be kept.
     """
 
@@ -37,6 +38,7 @@ class Progress:
     error: str = ""
     refused: bool = False
     refused_keys: tuple[str, ...] = ()
+    compared: bool = False
     complete: bool = False
 
 
@@ -103,6 +105,11 @@ class SpoolFolder:
         """The folder of that run's artifacts."""
         return self.path / "artifacts"
 
+    @property
+    def verdict(self) -> Path:
+        """What that run is to say of its learning rates; see `MlflowRun.put_verdict`."""
+        return self.path / "verdict"
+
     def load_progress(self) -> Progress:
         """Read the progress; none where nothing was sent yet."""
         try:
@@ -126,8 +133,12 @@ class SpoolFolder:
         Raises:
             BlockingIOError: another process ships it now.
         """
-        # Needs no permission to write, where the file is there already.
-        lock = os.open(self._lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(
+                self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )  # NFS locks nothing that is only read
+        except PermissionError:
+            lock = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
@@ -178,13 +189,14 @@ class SpoolFolder:
     def remove(self) -> None:
         """Remove the folder with all that is in it. Does not raise: what remains does no harm.
 
-        The spool goes last: as long as anything is left, somebody can see whose it is, and finish this.
+        The spool goes almost last: as long as anything is left, somebody can see whose it is, and finish this.
         """
         with contextlib.suppress(OSError):
             for path in self.path.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
-                elif path != self.spool:
+                elif path not in (self.spool, self.plan):
                     path.unlink()
             self.spool.unlink(missing_ok=True)
+            self.plan.unlink(missing_ok=True)  # without it, the spool would be nobody's
             self.path.rmdir()

@@ -12,7 +12,6 @@ from lrtape.recover import recover
 from lrtape.replay import Overlap
 from lrtape.spool import Header, SpoolReader, read_spool
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Point
 from lrtape.tracking.no_run import NoRun
 
 if TYPE_CHECKING:
@@ -69,16 +68,10 @@ def find_overlap(
     if isinstance(run, NoRun) or not run_id:
         return Overlap(owed_lrs=next_lrs)
 
-    # Late: mlflow takes a second to import.
-    from lrtape.tracking.history import History
-    from lrtape.tracking.mlflow_run import MlflowRun
+    from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
 
     assert isinstance(run, MlflowRun)  # noqa: S101 - a run that has an id already was not planned now
-    history = History(run.run_id, run.tracking_uri)
-    points: list[Point] = []
-    for key, last_step in run.last_steps().items():
-        if last_step >= first_step:
-            points += history.points(key)
+    points = run.points_from(first_step)
     for folder in _spools(settings, run_id):
         with contextlib.suppress(OSError, SpoolError):
             points += read_spool(folder.spool).points()

@@ -22,10 +22,10 @@ def status(root: Path) -> int:
     for folder in SpoolFolder.find(root):
         try:
             print(f"{folder.path}: {_state(folder)}")
-        except SpoolError as error:
-            print(f"{folder.path}: cannot be read: {error}")
         except FileNotFoundError:
             continue  # All of it was stored meanwhile.
+        except (SpoolError, OSError) as error:
+            print(f"{folder.path}: cannot be read: {error}")
         lines += 1
     if not lines:
         print(f"{root}: nothing is recorded now, and nothing is left behind")

@@ -15,6 +15,11 @@ TAPE_FOLDER = "lr"
 TAPE_NAMES = "tape-*.parquet"
 """One for each recording of the run; see ``tape_file.py``."""
 
+STEPS = "lrtape.steps"
+"""Tag: number of optimizer steps that a training was planned to make."""
+STEPS_PER_EPOCH = "lrtape.steps_per_epoch"
+"""Tag: optimizer steps of a whole epoch of a training."""
+
 
 class History:
     """What MLflow has of one run. Every call asks the store anew.
@@ -44,6 +49,24 @@ class History:
         with asking(self.tracking_uri):
             stored = self._client.get_run(self.run_id).data.metrics
         return sorted({from_store(Point(key, 0, 0, 0.0)).key for key in stored})
+
+    def params(self) -> dict[str, str]:
+        """What the run was given.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        with asking(self.tracking_uri):
+            return dict(self._client.get_run(self.run_id).data.params)
+
+    def tags(self) -> dict[str, str]:
+        """What is noted about the run.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        with asking(self.tracking_uri):
+            return dict(self._client.get_run(self.run_id).data.tags)
 
     def points(self, key: str) -> list[Point]:
         """Every row of one key, in no particular order, with the values that were recorded; none for an unknown key.

@@ -13,10 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Param, RunTag
 from mlflow.tracking import fluent
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from lrtape.errors import TrackingError
 from lrtape.tape import Point, Status
+from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
 from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
@@ -32,6 +33,10 @@ COMPLETE = "lrtape.complete"
 """Tag: ``true`` when every value that was recorded is stored and was compared, else ``false``."""
 US_PER_STEP = "lrtape.us_per_step"
 """Tag: what recording one step took on the training thread, in microseconds; the median of samples."""
+VERDICT = "lr.verdict"
+"""Tag: ``ok``, or the sentence of what is wrong most with the learning rates."""
+VERDICT_LINE = "Learning rates: "
+"""Begins the first line of the run's description."""
 UI_ADDRESS = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` listens by default."""
 
@@ -44,17 +49,14 @@ class MlflowRun:
     Args:
         tracking_uri: absolute.
         run_id: a run that exists.
-        end: called with the final status; by default the status is left to whoever started the run.
-
-    Attributes:
         is_owned: whether the run was started here, and is ended by `finish`.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str, end: Callable[[Status], None] | None = None) -> None:
+    def __init__(self, tracking_uri: str, run_id: str, is_owned: bool = False) -> None:
         self.tracking_uri = tracking_uri
         self.run_id = run_id
-        self.is_owned = end is not None
-        self._end = end or (lambda _: None)
+        self.is_owned = is_owned
+        self._is_to_end = is_owned
         self._client = MlflowClient(tracking_uri=tracking_uri)
         self.experiment_id: str = self._client.get_run(run_id).info.experiment_id
 
@@ -85,7 +87,7 @@ class MlflowRun:
         with opening(uri):
             client = MlflowClient(tracking_uri=uri)
             info = client.create_run(experiment_id(client, experiment, uri), run_name=run_name, tags=all_tags).info
-            run = cls(uri, info.run_id, end=lambda status: client.set_terminated(info.run_id, status))
+            run = cls(uri, info.run_id, is_owned=True)
             run.log_params(params or {})
         return run
 
@@ -100,7 +102,7 @@ class MlflowRun:
         with opening(uri):
             if (active := mlflow.active_run()) is not None:
                 return cls(uri, active.info.run_id)
-            return cls(uri, mlflow.start_run().info.run_id, end=mlflow.end_run)
+            return cls(uri, mlflow.start_run().info.run_id, is_owned=True)
 
     @classmethod
     def join(cls, run_id: str, tracking_uri: str | None = None) -> Self:
@@ -136,7 +138,7 @@ class MlflowRun:
                     f"--run-id {run_id}`, or train without it: tracking=off."
                 )
             client.update_run(run_id, status="RUNNING")
-            return cls(tracking_uri, run_id, end=lambda status: client.set_terminated(run_id, status))
+            return cls(tracking_uri, run_id, is_owned=True)
 
     def last_steps(self) -> dict[str, int]:
         """The last step of every key, as it was recorded: see `nonfinite`. One request, however long the run is.
@@ -153,11 +155,26 @@ class MlflowRun:
             last[key] = max(row.step, last.get(key, row.step))
         return last
 
+    def points_from(self, first_step: int) -> list[Point]:
+        """Every row from `first_step` on. Takes one request where there is none, else 40 us for each row of their keys.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        history = History(self.run_id, self.tracking_uri)
+        keys = [key for key, last_step in self.last_steps().items() if last_step >= first_step]
+        return [point for key in keys for point in history.points(key) if point.step >= first_step]
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params, each as text."""
         rows = [Param(key, str(value)[:MAX_PARAM_CHARACTERS]) for key, value in params.items()]
         for start in range(0, len(rows), MAX_PARAMS_PER_REQUEST):
             self._client.log_batch(self.run_id, params=rows[start : start + MAX_PARAMS_PER_REQUEST])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags. A failure is warned about."""
+        rows = [RunTag(key, text[:MAX_TAG_CHARACTERS]) for key, text in tags.items()]
+        self._warn_on_failure("set tags", lambda: self._client.log_batch(self.run_id, tags=rows))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload one file into `folder` of the run's artifacts. A failure is warned about."""
@@ -177,6 +194,23 @@ class MlflowRun:
     def log_text(self, text: str, path: str) -> None:
         """Upload `text` as the artifact `path`. A failure is warned about."""
         self._warn_on_failure(f"upload {path}", lambda: self._client.log_text(self.run_id, text, path))
+
+    def put_verdict(self, verdict: str) -> None:
+        """Say in a tag, and in the first line of the description, whether the learning rates are what was meant.
+
+        A failure is warned about.
+        """
+        self._warn_on_failure("note what it thinks of the learning rates", lambda: self._put_verdict(verdict))
+
+    def _put_verdict(self, verdict: str) -> None:
+        description = self._client.get_run(self.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+        if description.startswith(VERDICT_LINE):  # of the training that this one goes on with
+            description = description.partition("\n")[2]
+        text = f"{VERDICT_LINE}{verdict}" + (f"\n{description}" if description else "")
+        tags = {VERDICT: verdict, MLFLOW_RUN_NOTE: text}
+        self._client.log_batch(
+            self.run_id, tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()]
+        )
 
     def begin_recording(self, recording_id: str) -> None:
         """Note that a recording goes on: the run is not complete before `end_recording`.
@@ -203,15 +237,16 @@ class MlflowRun:
         """
         mine = MISSING + recording_id
         with asking(self.tracking_uri):
-            before = {key for key in self._client.get_run(self.run_id).data.tags if key.startswith(MISSING)}
-            tags = {COMPLETE: "false" if missing or before - {mine} else "true"}
             if missing:
-                tags[mine] = missing[:MAX_TAG_CHARACTERS]
-            elif mine in before:
+                self._client.set_tag(self.run_id, mine, missing[:MAX_TAG_CHARACTERS])
+            elif mine in self._client.get_run(self.run_id).data.tags:
                 self._client.delete_tag(self.run_id, mine)
             if us_per_step is not None:
-                tags[US_PER_STEP] = f"{us_per_step:.2f}"
-            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+                self._client.set_tag(self.run_id, US_PER_STEP, f"{us_per_step:.2f}")
+            # Asked after its own tag is right: of two recordings that end together, the later one sees both.
+            tags = self._client.get_run(self.run_id).data.tags
+            is_complete = not any(key.startswith(MISSING) for key in tags)
+            self._client.set_tag(self.run_id, COMPLETE, "true" if is_complete else "false")
 
     def settle(self, status: Status, recording_id: str) -> None:
         """Set the status of a run whose recording is over, unless somebody has set one, or has resumed the training.
@@ -225,13 +260,25 @@ class MlflowRun:
                 self._client.set_terminated(self.run_id, status)
 
     def finish(self, status: Status) -> None:
-        """End the run if it was started here; once. A failure is warned about: the training is over by then."""
-        end, self._end = self._end, lambda _: None
-        self._warn_on_failure(f"set run {self.run_id} to {status}", lambda: end(status))
+        """End the run if it was started here, once, and unless somebody has set a status.
+
+        A failure is warned about: the training is over by then.
+        """
+        if self._is_to_end:
+            self._is_to_end = False
+            self._warn_on_failure(f"set run {self.run_id} to {status}", lambda: self._end(status))
+
+    def _end(self, status: Status) -> None:
+        now: str = self._client.get_run(self.run_id).info.status
+        active = mlflow.active_run()
+        if active is not None and active.info.run_id == self.run_id:
+            mlflow.end_run(status if now == "RUNNING" else now)  # and whatever MLflow itself has begun with it
+        elif now == "RUNNING":
+            self._client.set_terminated(self.run_id, status)
 
     def leave(self) -> None:
         """Let whoever ships the rest end the run. Makes no request: the store may be away."""
-        self._end = lambda _: None
+        self._is_to_end = False
         # mlflow (3.17) would try for four minutes to end it, at the exit of the process.
         with contextlib.suppress(AttributeError, LookupError):
             stack = fluent._active_run_stack.get()  # type: ignore[no-untyped-call]

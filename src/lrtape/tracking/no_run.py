@@ -1,5 +1,6 @@
 """Stands for an MLflow run where nothing is tracked. Imports no mlflow."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +15,13 @@ class NoRun:
     def log_text(self, text: str, path: str) -> None:
         """Keep nothing."""
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Keep nothing."""
+
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep nothing."""
+
+    def put_verdict(self, verdict: str) -> None:
         """Keep nothing."""
 
     def finish(self, status: Status) -> None:

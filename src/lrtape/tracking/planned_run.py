@@ -1,8 +1,10 @@
 """A run that cannot be created yet, as its store is away: planned in a spool folder, and created by who ships that."""
 
+import contextlib
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,7 +15,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from lrtape.errors import TrackingError
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Status, now_ms
+from lrtape.tape import Point, Status, now_ms
 from lrtape.tracking.mlflow_run import MAX_TAG_CHARACTERS, MlflowRun
 from lrtape.tracking.store import experiment_id, opening
 from lrtape.tracking.uri import mask_credentials
@@ -82,17 +84,37 @@ class PlannedRun:
         plan = Plan(self.folder.recording_id, experiment, run_name, texts, all_tags, now_ms())
         self.folder.plan.write_bytes(msgspec.json.encode(plan))
 
+    def points_from(self, first_step: int) -> list[Point]:  # noqa: ARG002
+        """Every row from `first_step` on: a run that does not exist has none."""
+        return []
+
     def log_text(self, text: str, path: str) -> None:
-        """Keep `text` for the artifact `path`."""
-        target = self.folder.artifacts / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
+        """Keep `text` for the artifact `path`. A failure is warned about, as in all that follow."""
+        with _warning_of_failure(f"keep {path}"):
+            target = self.folder.artifacts / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Keep tags for the run. Where it was created meanwhile, it gets none."""
+        with _warning_of_failure(f"keep the tags {sorted(tags)}"):
+            plan = msgspec.json.decode(self.folder.plan.read_bytes(), type=Plan)
+            texts = {key: text[:MAX_TAG_CHARACTERS] for key, text in tags.items()}
+            new = self.folder.plan.with_suffix(".new")
+            new.write_bytes(msgspec.json.encode(replace(plan, tags=plan.tags | texts)))
+            new.replace(self.folder.plan)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file for `folder` of the artifacts."""
-        target = self.folder.artifacts / (folder or "")
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+        with _warning_of_failure(f"keep {path}"):
+            target = self.folder.artifacts / (folder or "")
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+
+    def put_verdict(self, verdict: str) -> None:
+        """Keep it for the run; whoever ships the spool puts it there."""
+        with _warning_of_failure("keep what it thinks of the learning rates"):
+            self.folder.verdict.write_text(verdict)
 
     def finish(self, status: Status) -> None:  # noqa: ARG002 - the spool says it
         """Leave the end to whoever ships the spool; a plan without one was never used."""
@@ -115,6 +137,14 @@ class PlannedRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish(Status.after(error))
+
+
+@contextlib.contextmanager
+def _warning_of_failure(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a full disk shall not fail the training
+        warnings.warn(f"lrtape could not {what}: {error}", stacklevel=4)
 
 
 def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:

@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import http.client
 import re
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from lrtape.tracking.sink import RefusedError
 from lrtape.tracking.uri import mask_credentials, sqlite_path
 
 CONNECT_TIMEOUT_S = 5.0
+_PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+"""Asks the database, too; ``/health`` is well without one."""
 _MAY_PASS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -117,7 +121,7 @@ def refuse_unreachable(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=CONNECT_TIMEOUT_S).close()  # noqa: S310 - http(s)
+        urllib.request.urlopen(_without_user(uri).rstrip("/") + _PROBE, timeout=CONNECT_TIMEOUT_S).close()  # noqa: S310
     except urllib.error.HTTPError as error:
         if error.code < HTTPStatus.INTERNAL_SERVER_ERROR and error.code != HTTPStatus.TOO_MANY_REQUESTS:
             return
@@ -125,7 +129,15 @@ def refuse_unreachable(uri: str) -> None:
             f"the tracking server {mask_credentials(uri)} must work, but answers {error.code} {error.reason}. Mend it, "
             "wait, or name another one."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            return  # It is there; which certificates are good is MLflow's to say.
         raise TrackingError(
-            f"the tracking server {mask_credentials(uri)} does not answer ({error}). Start it, or name another one."
-        ) from error
+            f"the tracking server {mask_credentials(uri)} does not answer as one ({type(error).__name__}: {error}). "
+            "Start it, or name another one."
+        ) from None
+
+
+def _without_user(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

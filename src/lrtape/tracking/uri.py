@@ -46,8 +46,8 @@ def resolve_tracking_uri(uri: str | None = None, base: Path | None = None) -> st
     try:
         parts = urlsplit(uri)
         _ = parts.port
-    except ValueError as error:
-        raise ConfigError(f"`tracking.uri` must be a URI, but is {shown!r} instead ({error}). {_HOW}") from None
+    except ValueError:
+        raise ConfigError(f"`tracking.uri` must be a URI, but is {shown!r} instead. {_HOW}") from None
     if "://" not in uri or not parts.scheme:
         raise ConfigError(f"`tracking.uri` must be a URI, but is {shown!r} instead. {_HOW}")
     if parts.scheme == "file":
