@@ -13,14 +13,25 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
-    ["errors", "tape", "keys"],
-    ["compare", "lines", "spool", "spool_folder", "tape_file", "terminal", "groups", "schedules"],
-    ["recorder", "tracking", "shipper_process"],
-    ["outbox", "shipper"],
-    ["delivery"],
+    ["errors", "tape", "keys", "arithmetic", "shapes", "plan"],
+    ["checks", "compare", "lines", "spool", "spool_folder", "tape_file", "groups", "schedules", "reasons", "snapshot"],
+    [
+        "recorder",
+        "columns",
+        "terminal",
+        "picture",
+        "tracking",
+        "shipper_process",
+        "why",
+        "patterns",
+        "optimizers",
+        "range_curve",
+    ],
+    ["outbox", "shipper", "simulation", "range_plot"],
+    ["delivery", "replay"],
     ["companion"],
-    ["session", "recover"],
-    ["autolog"],
+    ["session", "recover", "range_test"],
+    ["autologging"],
     ["app"],
     ["cli"],
 ]

@@ -161,7 +161,7 @@ def test_a_wrong_argument_is_refused_at_once() -> None:
 
 
 def test_a_store_that_is_away_fails_no_step_beside_other_hooks() -> None:
-    """autolog switches itself off in the middle of torch's walk through all hooks, some of them somebody else's."""
+    """It switches itself off in the middle of torch's walk through all hooks, some of them somebody else's."""
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     lrtape.autolog()
     others = [register_optimizer_step_pre_hook(lambda *_: None) for _ in range(2)]

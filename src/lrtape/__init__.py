@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lrtape.autologging import autolog
     from lrtape.checks.registry import check
-    from lrtape.errors import ConfigError, LRTapeError, SpoolError, TrackingError, TrainingDivergedError
+    from lrtape.errors import (
+        ConfigError,
+        LRTapeError,
+        SpoolError,
+        StoppedOnFindingError,
+        TrackingError,
+        TrainingDivergedError,
+    )
     from lrtape.plan import Plan
+    from lrtape.range_curve import RangeResult
+    from lrtape.range_plot import draw_range, plot_range
+    from lrtape.range_test import lr_range
     from lrtape.session import Session, attach, print_lrs
     from lrtape.simulation import plan_of, simulate
     from lrtape.spool import read_spool
@@ -22,18 +32,23 @@ _HOME = {
     "LRTapeError": "errors",
     "Plan": "plan",
     "Point": "tape",
+    "RangeResult": "range_curve",
     "Record": "tape",
     "Series": "tape",
     "Session": "session",
     "SpoolError": "errors",
     "Status": "tape",
+    "StoppedOnFindingError": "errors",
     "Tape": "tape",
     "TrackingError": "errors",
     "TrainingDivergedError": "errors",
     "attach": "session",
     "autolog": "autologging",
     "check": "checks.registry",
+    "draw_range": "range_plot",
+    "lr_range": "range_test",
     "plan_of": "simulation",
+    "plot_range": "range_plot",
     "print_lrs": "session",
     "read_run": "tracking.history",
     "read_spool": "spool",
@@ -47,18 +62,23 @@ __all__ = [
     "LRTapeError",
     "Plan",
     "Point",
+    "RangeResult",
     "Record",
     "Series",
     "Session",
     "SpoolError",
     "Status",
+    "StoppedOnFindingError",
     "Tape",
     "TrackingError",
     "TrainingDivergedError",
     "attach",
     "autolog",
     "check",
+    "draw_range",
+    "lr_range",
     "plan_of",
+    "plot_range",
     "print_lrs",
     "read_run",
     "read_spool",

@@ -17,5 +17,9 @@ class TrackingError(LRTapeError, RuntimeError):
     """The tracking store cannot be reached or refuses what was sent."""
 
 
+class StoppedOnFindingError(LRTapeError, RuntimeError):
+    """The recorded learning rates show something on which the trainer was told to stop."""
+
+
 class TrainingDivergedError(LRTapeError, ArithmeticError):
     """The loss is no longer finite and the trainer was told to stop on that."""

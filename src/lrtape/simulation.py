@@ -18,7 +18,7 @@ import torch
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from lrtape.errors import ConfigError
+from lrtape.errors import ConfigError, LRTapeError
 from lrtape.keys import Keys
 from lrtape.plan import Plan
 from lrtape.recorder import Recorder
@@ -103,6 +103,8 @@ def _run(stand_in: "_StandIn", scheduler: Any, plan: Plan, metrics: Sequence[flo
                 scheduler.step(metric)
             elif metrics is None and scheduler is not None:
                 scheduler.step()
+        except LRTapeError:
+            raise
         except Exception as error:
             raise ConfigError(
                 f"`scheduler` must stand {plan.n_calls} calls of step(), the length of this run, but fails at call "

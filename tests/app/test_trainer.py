@@ -9,7 +9,7 @@ import torch
 from mlflow import MlflowClient
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 
 import lrtape
 from lrtape.app.build import build_data, build_model, build_optimizer
@@ -353,7 +353,8 @@ def test_the_checkpoints_hold_everything(fit: Callable[..., Fitted]) -> None:
 
 @torch.no_grad()
 def validate(model: nn.Module, trainer: Trainer) -> float:
-    inputs, targets = trainer.data.val.tensors  # type: ignore[union-attr]
+    val: Any = trainer.data.val
+    inputs, targets = default_collate([val[index] for index in range(len(val))])
     return float(trainer.data.loss(model.eval()(inputs), targets))
 
 

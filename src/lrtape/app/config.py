@@ -3,14 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from lrtape.checks import registry, values
 from lrtape.errors import ConfigError
+from lrtape.range_curve import check_range
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
 
 INTERVALS = ("step", "epoch")
@@ -19,6 +21,12 @@ PRECISIONS = ("32", "bf16", "16")
 LAST = "last"
 """As `trainer.resume`: the newest checkpoint of the experiment."""
 WHEN_UNREACHABLE = ("fail", "spool")
+STRICT = "strict"
+OFF = "off"
+CHECKS = ("warn", STRICT, OFF)
+"""What is done about findings."""
+STOP_CODES = tuple(code for code in registry.CODES if code != values.NEVER_UPDATED)
+"""Of the findings that a training looks for while it runs."""
 SCHEDULER_KEYS = ("name", "interval", "monitor")
 """The keys of a scheduler's config that are lrtape's, not the scheduler's own."""
 
@@ -42,6 +50,9 @@ class TrainerSettings:
     num_workers: int
     resume: str | None
     resume_override: bool
+    stop_on: list[str] = field(default_factory=list)
+    init_from: str | None = None
+    init_fresh: list[str] | None = None
 
 
 @dataclass
@@ -60,12 +71,26 @@ class TrackingSettings:
 
 
 @dataclass
+class RangeSettings:
+    """The ``range`` group; ``conf/range/default.yaml`` says what each key means."""
+
+    min_lr: float
+    max_lr: float
+    n_steps: int
+    group: str | None
+    smoothing: float
+    explode_at: float
+
+
+@dataclass
 class Settings:
     """The part of the config that lrtape itself reads; the rest is instantiated."""
 
     seed: int
     trainer: TrainerSettings
     tracking: TrackingSettings
+    checks: str = "warn"
+    range: RangeSettings | None = None
 
 
 def check(cfg: DictConfig, base: Path) -> Settings:
@@ -86,9 +111,12 @@ def check(cfg: DictConfig, base: Path) -> Settings:
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     _require("seed", settings.seed, "in [0, 2**32)", lambda value: 0 <= value < 2**32)
+    _require("checks", settings.checks, f"one of {', '.join(CHECKS)}", CHECKS.__contains__)
     _check_trainer(settings.trainer, base)
     _check_tracking(settings.tracking, base)
     _check_optimization(cfg, settings.trainer.precision)
+    if settings.range is not None:
+        _check_range(settings.range, settings.trainer)
     return settings
 
 
@@ -103,8 +131,12 @@ def _check_trainer(trainer: TrainerSettings, base: Path) -> None:
     )
     _require("trainer.device", trainer.device, f"one of {', '.join(DEVICES)}", DEVICES.__contains__)
     _require("trainer.precision", trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
+    for code in trainer.stop_on:
+        _require("trainer.stop_on", code, f"codes of findings, of {', '.join(STOP_CODES)}", STOP_CODES.__contains__)
     if trainer.resume not in {None, LAST}:
         trainer.resume = str(base / Path(trainer.resume).expanduser())
+    if trainer.init_from is not None:
+        trainer.init_from = str(base / Path(trainer.init_from).expanduser())
 
 
 def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
@@ -128,6 +160,17 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
     if tracking.enabled:
         tracking.uri = resolve_tracking_uri(tracking.uri, base)
     tracking.folder = str(base / tracking.folder)
+
+
+def _check_range(settings: RangeSettings, trainer: TrainerSettings) -> None:
+    check_range(
+        settings.min_lr, settings.max_lr, settings.n_steps, settings.smoothing, settings.explode_at, key="range."
+    )
+    if trainer.resume is not None:
+        raise ConfigError(
+            "`trainer.resume` must be null with `range`, which trains nothing that could go on, but is "
+            f"{trainer.resume!r} instead."
+        )
 
 
 def _check_optimization(cfg: DictConfig, precision: str) -> None:

@@ -1,15 +1,18 @@
 """Data to train on."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
+
+from lrtape.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Data:
     classification: bool = False
 
 
-def digits(val_fraction: float = 0.2, seed: int = 0) -> Data:
+def digits(val_fraction: float = 0.2, seed: int = 0, classes: Sequence[int] | None = None) -> Data:
     """Handwritten digits: 1,797 pictures of shape (1, 8, 8) with values in [0, 1], and classes 0 to 9.
 
     The data of ``sklearn.datasets.load_digits`` (E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits,
@@ -39,23 +42,32 @@ def digits(val_fraction: float = 0.2, seed: int = 0) -> Data:
     Args:
         val_fraction: share of the pictures that validates; every class has the same share.
         seed: of the split.
+        classes: only these digits, each of which gets its index here as its class; ``None`` for all.
 
     Raises:
+        ConfigError: `classes` are not two or more different digits.
         ValueError: the share leaves no picture of some class on one side.
     """
-    n_val = math.ceil(_N_DIGITS * val_fraction)
-    if not _N_CLASSES <= n_val <= _N_DIGITS - _N_CLASSES or not 0 < val_fraction < 1:
-        _load_digits(val_fraction, seed)  # which says what is wrong
+    chosen = tuple(range(len(_PICTURES_OF))) if classes is None else tuple(classes)
+    if len(chosen) < 2 or len({*chosen}) < len(chosen) or not {*chosen} <= {*range(len(_PICTURES_OF))}:
+        raise ConfigError(
+            f"`data.classes` must be two or more different digits from 0 to 9, but is {list(chosen)} instead. Null is "
+            "for all."
+        )
+    n_digits = sum(_PICTURES_OF[digit] for digit in chosen)
+    n_val = math.ceil(n_digits * val_fraction)
+    if not len(chosen) <= n_val <= n_digits - len(chosen) or not 0 < val_fraction < 1:
+        _load_digits(val_fraction, seed, chosen)  # which says what is wrong
     return Data(
-        train=_Digits(val_fraction, seed, "train", _N_DIGITS - n_val),
-        val=_Digits(val_fraction, seed, "val", n_val),
+        train=_Digits(val_fraction, seed, chosen, "train", n_digits - n_val),
+        val=_Digits(val_fraction, seed, chosen, "val", n_val),
         loss=functional.cross_entropy,
         classification=True,
     )
 
 
-_N_DIGITS = 1797
-_N_CLASSES = 10
+_PICTURES_OF = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
+"""How many there are of each digit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,7 @@ class _Digits(Dataset[tuple[Tensor, ...]]):
 
     val_fraction: float
     seed: int
+    classes: tuple[int, ...]
     side: str
     n_pictures: int
 
@@ -71,17 +84,19 @@ class _Digits(Dataset[tuple[Tensor, ...]]):
         return self.n_pictures
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        sample: tuple[Tensor, ...] = _load_digits(self.val_fraction, self.seed)[self.side][index]
+        sample: tuple[Tensor, ...] = _load_digits(self.val_fraction, self.seed, self.classes)[self.side][index]
         return sample
 
 
 @cache
-def _load_digits(val_fraction: float, seed: int) -> dict[str, TensorDataset]:
+def _load_digits(val_fraction: float, seed: int, classes: tuple[int, ...]) -> dict[str, TensorDataset]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    pictures, classes = load_digits(return_X_y=True)
-    split = train_test_split(pictures, classes, test_size=val_fraction, random_state=seed, stratify=classes)
+    pictures, digits = load_digits(return_X_y=True)
+    chosen = np.isin(digits, classes)
+    pictures, targets = pictures[chosen], np.array([classes.index(digit) for digit in digits[chosen]])
+    split = train_test_split(pictures, targets, test_size=val_fraction, random_state=seed, stratify=targets)
     train_x, val_x, train_y, val_y = (torch.from_numpy(part) for part in split)
     return {
         "train": TensorDataset(train_x.float().reshape(-1, 1, 8, 8) / 16, train_y.long()),

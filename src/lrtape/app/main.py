@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrtape.app.config import check, explain
 from lrtape.app.interrupts import Interrupted
-from lrtape.errors import ConfigError, LRTapeError, TrainingDivergedError
+from lrtape.errors import ConfigError, LRTapeError, StoppedOnFindingError, TrainingDivergedError
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
 _default_format = warnings.formatwarning
@@ -55,7 +55,8 @@ def _run(cfg: DictConfig) -> float:
 def main() -> None:
     """Run the training that the command line asks for, and exit.
 
-    A user's mistake becomes one message on stderr and exit code 2, a training that diverged 1, Ctrl-C 130, SIGTERM 143.
+    A user's mistake becomes one message on stderr and exit code 2, a training that diverged, or was stopped on a
+    finding, 1, Ctrl-C 130, SIGTERM 143.
     With ``HYDRA_FULL_ERROR=1`` every error comes with its traceback.
     """
     # As for `python -m`: the user's own models and data are found where the command is started.
@@ -126,4 +127,4 @@ def report(error: Exception) -> int:
     else:
         text = str(error).partition("\nConfig search path:")[0].strip()
     print(f"lrtape: {text}\n(HYDRA_FULL_ERROR=1 shows where this comes from.)", file=sys.stderr)  # noqa: T201
-    return EXIT_FAILED if isinstance(error, TrainingDivergedError) else EXIT_REFUSED
+    return EXIT_FAILED if isinstance(error, TrainingDivergedError | StoppedOnFindingError) else EXIT_REFUSED

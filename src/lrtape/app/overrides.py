@@ -15,9 +15,11 @@ Path = tuple[str, ...]
 
 _OF_THE_MACHINE = {
     *("device", "num_workers", "print_every_n_epochs", "print_every_n_steps", "progress_bar"),
-    *("resume", "resume_override"),
+    *("resume", "resume_override", "stop_on"),
 }
 """Keys of ``trainer`` that say where and how it runs, not what is trained."""
+_CHECKS = "checks"
+"""Beside the groups: what is done about a schedule that looks wrong."""
 _OF_THE_RUN = {"experiment", "run_name"}
 """Keys of ``tracking`` that do not."""
 _ABSENT = object()
@@ -28,7 +30,7 @@ def portable(cfg: DictConfig) -> Tree:
     """The config as plain values, without what belongs to the machine: how a training runs, and where it is tracked."""
     tree: Tree = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     return {
-        **tree,
+        **{key: value for key, value in tree.items() if key != _CHECKS},
         "trainer": {key: value for key, value in tree["trainer"].items() if key not in _OF_THE_MACHINE},
         "tracking": {key: value for key, value in tree["tracking"].items() if key in _OF_THE_RUN},
     }
@@ -69,6 +71,8 @@ def merge(saved: Tree, cfg: DictConfig, overrides: Sequence[str], allow: bool) -
     for group, of_the_checkpoint in (("trainer", given["trainer"]), ("tracking", given["tracking"])):
         machines = {key: value for key, value in whole[group].items() if key not in of_the_checkpoint}
         merged[group] = {**merged.get(group, {}), **machines}
+    if _CHECKS in whole:
+        merged[_CHECKS] = whole[_CHECKS]
     return OmegaConf.create(merged)
 
 
@@ -95,6 +99,8 @@ def _is_of_the_machine(path: Path) -> bool:
     match path:
         case ("trainer", name, *_):
             return name in _OF_THE_MACHINE
+        case (name,) if name == _CHECKS:
+            return True
         case ("tracking",):
             return True  # tracking=off, say: the name of the run follows from other choices
         case ("tracking", name, *_):

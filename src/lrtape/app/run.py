@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lrtape.app.config import TrackingSettings
 from lrtape.errors import TrackingError
+from lrtape.plan import Plan
 from lrtape.tracking.no_run import NoRun
 from lrtape.tracking.sink import RefusedError
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from lrtape.tracking.planned_run import PlannedRun
 
 
-def open_run(settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[str]) -> "MlflowRun | PlannedRun | NoRun":
+def open_run(
+    settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[str], plan: Plan | None = None
+) -> "MlflowRun | PlannedRun | NoRun":
     """Start the run of a training, with its config as params, or stand in for one.
 
     Args:
         settings: where to.
         cfg: the config, resolved.
         overrides: what the user gave on the command line.
+        plan: of a training: how long it is.
 
     Raises:
         TrackingError: the store cannot be reached, and ``when_unreachable`` is not ``spool``; or it refuses.
@@ -34,12 +38,18 @@ def open_run(settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[st
         return NoRun()
 
     # Late: mlflow takes a second to import.
+    from lrtape.tracking.history import STEPS, STEPS_PER_EPOCH
     from lrtape.tracking.mlflow_run import MlflowRun
     from lrtape.tracking.planned_run import PlannedRun
 
     uri = resolve_tracking_uri(settings.uri)
     params = flatten(OmegaConf.to_container(cfg))
-    tags = {"lrtape.version": version("lrtape"), "lrtape.overrides": mask_credentials(" ".join(overrides))}
+    tags = {
+        "lrtape.version": version("lrtape"),
+        "lrtape.overrides": mask_credentials(" ".join(overrides)),
+    }
+    if plan is not None:
+        tags |= {STEPS: str(plan.n_steps), STEPS_PER_EPOCH: str(plan.steps_per_epoch)}
     try:
         return MlflowRun.create(uri, settings.experiment, settings.run_name, params, tags)
     except TrackingError as error:

@@ -1,6 +1,8 @@
 """One training, from a checked config to a tape."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,9 @@ from lrtape.app.build import build_data, build_model, build_optimizer
 from lrtape.app.checkpoint import Checkpoints, refuse_unloadable
 from lrtape.app.config import Settings
 from lrtape.app.console import Console
+from lrtape.app.init_from import init_model
 from lrtape.app.interrupts import Interrupts
+from lrtape.app.lr_range import run_range
 from lrtape.app.overrides import portable
 from lrtape.app.randomness import seed_everything
 from lrtape.app.resume import Resumption
@@ -19,7 +23,10 @@ from lrtape.app.resumed_run import find_overlap, reopen_run
 from lrtape.app.run import open_run
 from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons, steps_per_epoch
 from lrtape.app.trainer import TRAIN_LOSS, VAL_LOSS, Trainer, resolve_device
+from lrtape.app.watch import Watch
+from lrtape.columns import Columns
 from lrtape.keys import Keys
+from lrtape.plan import Plan
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.session import open_session
@@ -46,14 +53,18 @@ def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequ
         overrides: what the user gave on the command line.
 
     Returns:
-        The last ``val/loss``, or ``train/loss`` where nothing validates: what a sweep minimises.
+        The last ``val/loss``, or ``train/loss`` where nothing validates: what a sweep minimises. Of an LR range test,
+        which ``range`` asks for instead of a training, see `run_range`.
 
     Raises:
         ConfigError: something in the config cannot be built, or there is nothing to resume.
         TrackingError: the tracking store cannot be reached.
         TrainingDivergedError: see `Trainer.fit`.
+        StoppedOnFindingError: see `Watch.after_epoch`.
         Interrupted: by a signal.
     """
+    if settings.range is not None:
+        return run_range(cfg, settings, output_dir, overrides)
     with Interrupts() as interrupts:
         resumption = Resumption.find(settings)
         if resumption is not None:
@@ -75,11 +86,15 @@ def _train(
     length = Length.of(data, settings.trainer)
     config = portable(cfg)  # shares of the run are still shares: a longer run keeps the shape of its schedule
     cfg = resolve_horizons(cfg, length)
-    model = build_model(cfg, data).to(device)
+    model = build_model(cfg, data)
+    if settings.trainer.init_from is not None and resumption is None:
+        init_model(model, Path(settings.trainer.init_from), settings.trainer.init_fresh)
+    model.to(device)
     optimizer = build_optimizer(cfg, model)
     schedule = build_schedule(cfg, optimizer)
     trainer = Trainer(model, data, optimizer, schedule, settings.trainer, device, settings.seed)
-    plan = plan_training(cfg, model, length, steps_per_epoch(data, settings.trainer))
+    make_plan = partial(plan_training, cfg, model, length, steps_per_epoch(data, settings.trainer))
+    plan = make_plan()
     refuse_unloadable(schedule.scheduler)
     # Refuses groups of one name, before there is a run.
     names = [group.name for group in Recorder(optimizer, 0, Keys()).groups]
@@ -87,35 +102,60 @@ def _train(
     if resumption is not None:
         resumption.restore(trainer, cfg)
         resumption.keep_best(folder)
+    watch = _watch(plan, make_plan, trainer, settings)
+    watch.before()
+    if resumption is not None:
         print(f"Resumed at step {resumption.first_step} from {resumption.path}", flush=True)  # noqa: T201 - a command
-    with _open_run(cfg, settings, overrides, resumption) as run:
+    with _open_run(cfg, settings, overrides, resumption, plan) as run:
         run.log_text(mask_credentials(OmegaConf.to_yaml(cfg)), _config_path(resumption))
         bookmark = Bookmark(Path(settings.tracking.folder), settings.tracking.experiment)
         checkpoints = Checkpoints(
             folder, run.run_id, trainer.parts, config, length, bookmark if settings.tracking.enabled else None
         )
-        with _open_session(run, settings, resumption) as session:
+        with _open_session(run, settings, resumption, watch.columns) as session:
             session.add(optimizer, first_step=trainer.place.next_step)
-            with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
-                metrics = trainer.fit(session, console, checkpoints, interrupts)
+            try:
+                with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
+                    metrics = trainer.fit(session, console, checkpoints, interrupts, watch.after_epoch)
+            finally:
+                watch.conclude(run, session, trainer.skipped_steps)
             run.log_artifact(checkpoints.last, "checkpoints")
     print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics.get(VAL_LOSS, metrics[TRAIN_LOSS])
 
 
-def _open_run(cfg: DictConfig, settings: Settings, overrides: Sequence[str], resumption: Resumption | None) -> "Run":
+def _open_run(
+    cfg: DictConfig, settings: Settings, overrides: Sequence[str], resumption: Resumption | None, plan: Plan
+) -> "Run":
     if resumption is not None and resumption.run_id and settings.tracking.enabled:
         return reopen_run(settings.tracking, resumption.run_id)
-    return open_run(settings.tracking, cfg, overrides)
+    return open_run(settings.tracking, cfg, overrides, plan)
 
 
-def _open_session(run: "Run", settings: Settings, resumption: Resumption | None) -> "Session":
+def _watch(plan: Plan, make_plan: Callable[..., Plan], trainer: Trainer, settings: Settings) -> Watch:
+    place, monitor = trainer.place, trainer.schedule.monitor
+    if plan.interval == "epoch" and place.first_step != place.epoch * (plan.steps_per_epoch or 0):
+        # Before it was resumed, steps were skipped: what was planned for an epoch comes earlier.
+        plan = replace(plan, simulated=None)
+    # The mean loss of an epoch is given to a scheduler, but not recorded.
+    replan = None if monitor in {None, TRAIN_LOSS} else lambda metrics: make_plan(metrics=metrics)
+    return Watch(plan, settings.checks, settings.trainer.stop_on, replan, place.next_step)
+
+
+def _open_session(run: "Run", settings: Settings, resumption: Resumption | None, columns: Columns | None) -> "Session":
     tracking = settings.tracking
     overlap: Overlap | None = None
     if resumption is not None:
         overlap = find_overlap(tracking, run, resumption.run_id, resumption.first_step, resumption.next_lrs)
     return open_session(
-        run, None, tracking.folder, tracking.keep_spool, tracking.fsync_every_s, tracking.close_timeout_s, overlap
+        run,
+        None,
+        tracking.folder,
+        tracking.keep_spool,
+        tracking.fsync_every_s,
+        tracking.close_timeout_s,
+        overlap,
+        columns=columns,
     )
 
 

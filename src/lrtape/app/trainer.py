@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class Trainer:
     Attributes:
         place: where the training is.
         parts: what has a state, beside the place.
+        skipped_steps: how many steps a GradScaler has skipped in this process.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Trainer:
             )
         self._windows = Windows(data.train, settings, device, seed)
         self._val_batches = load_batches(data.val, settings, device) if data.val is not None else None
+        self.skipped_steps = 0
         schedule.check_monitor(metric_names(data))
         self.place = Place(order=self._windows.order(), used_lrs=self._lrs())
         self._resumed_randomness: dict[str, Any] | None = None
@@ -124,11 +127,24 @@ class Trainer:
         return place.epoch < self.length.epochs or bool(place.losses) or (is_short and not place.stalled)
 
     def fit(
-        self, session: Session, console: Console, checkpoints: Checkpoints, interrupts: Interrupts
+        self,
+        session: Session,
+        console: Console,
+        checkpoints: Checkpoints,
+        interrupts: Interrupts,
+        after_epoch: Callable[[int], None] = lambda _: None,
     ) -> dict[str, float]:
         """Train, and return the metrics of the last epoch.
 
         Everything is logged under the index of the optimizer step that it belongs to, from 0.
+
+        Args:
+            session: records.
+            console: shows.
+            checkpoints: are written after each epoch.
+            interrupts: end the training after a step.
+            after_epoch: called with `skipped_steps` when the checkpoints of an epoch are written; what it raises ends
+                the training.
 
         Raises:
             TrainingDivergedError: a loss was not finite, and ``stop_on_nonfinite`` is set.
@@ -139,6 +155,7 @@ class Trainer:
             with interrupts.held():
                 while self.has_more():
                     metrics = self._epoch(session, console, checkpoints, interrupts)
+                    after_epoch(self.skipped_steps)
         except Interrupted as interruption:
             checkpoints.save(checkpoints.last, self.place, self._owed_lrs())
             interruption.checkpoint = checkpoints.last
@@ -178,10 +195,19 @@ class Trainer:
         checkpoints.save(checkpoints.last, self.place, self._lrs())
         return metrics
 
+    def endless_steps(self) -> Iterator[float]:
+        """Make one optimizer step after the other, and yield the loss of each: no schedule, no validation, no end."""
+        self.model.train()
+        while True:
+            for window in self._windows.begin(self._windows.order()):
+                yield self._step(window)
+
     def _train_epoch(self, session: Session, console: Console, interrupts: Interrupts) -> float:
         """Make the optimizer steps of one epoch; returns the mean of their losses."""
         place = self.place
         thaw(self.optimizer.param_groups, place.epoch)
+        if not place.losses:
+            self._log_frozen(session)
         self.model.train()
         windows = self._windows.begin(place.order, n_done=len(place.losses))
         if self._resumed_randomness is not None:
@@ -199,6 +225,7 @@ class Trainer:
             # A step that was skipped has no lr, and moves no schedule.
             stepped = self._stepped
             place.next_step += stepped
+            self.skipped_steps += not stepped
             if stepped or not math.isfinite(loss):
                 session.log(TRAIN_LOSS, loss, step)
             if not math.isfinite(loss) and self.settings.stop_on_nonfinite:
@@ -211,6 +238,12 @@ class Trainer:
                 console.step(place.epoch, step, place.used_lrs, self._lrs(), loss)
             interrupts.check()
         return sum(place.losses) / len(place.losses)
+
+    def _log_frozen(self, session: Session) -> None:
+        """Put on the tape which groups do not move from here on, whose lr says nothing."""
+        for group in self.optimizer.param_groups:
+            if "frozen" in group:
+                session.log(f"frozen/{group['name']}", float(group["frozen"]), self.place.next_step)
 
     def _step(self, window: list[Batch]) -> float:
         """One optimizer step on the mean loss over all samples of a window of batches; returns that loss."""

@@ -17,6 +17,8 @@ def main() -> None:
     if sys.argv[1:2] == ["train"]:
         _train(sys.argv[2:])  # Hydra reads its own arguments
         return
+    if sys.argv[1:2] == ["preview"]:
+        sys.exit(_preview(sys.argv[2:]))  # and so are these
     arguments = _parser().parse_args()
     # A person waits: MLflow would try for minutes without a word, or print a bar for every file.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -39,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lrtape", description="A tape recorder for learning rates.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train a model and record its learning rates; `lrtape train --help` says more")
+    commands.add_parser(
+        "preview", help="draw a schedule without training, and say what looks wrong; `lrtape preview --help` says more"
+    )
 
     status = commands.add_parser("status", help="say what is recorded here, how much of it is stored, and what to do")
     status.add_argument("folder", nargs="?", type=Path, default=Path(".lrtape"), help="default: .lrtape")
@@ -70,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_tracking_uri(verify)
     verify.set_defaults(run=_verify)
 
+    why = commands.add_parser("why", help="say why the learning rates of a run changed at a step")
+    why.add_argument("run_id", metavar="RUN", help="the id of a run")
+    why.add_argument("--step", type=int, required=True, help="index of the optimizer step, from 0")
+    why.add_argument("--key", help="of one param group: lr/head (default: all)")
+    _add_tracking_uri(why)
+    why.set_defaults(run=_why)
+
     recover = commands.add_parser("recover", help="send what crashed trainings left in their spools to MLflow")
     recover.add_argument("folder", nargs="?", type=Path, default=Path(".lrtape"), help="default: .lrtape")
     recover.add_argument(
@@ -93,6 +105,12 @@ def _train(arguments: list[str]) -> None:
     train()
 
 
+def _preview(arguments: list[str]) -> int:
+    from lrtape.app.preview import main as preview
+
+    return preview(arguments)
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from lrtape.cli.status import status
 
@@ -109,6 +127,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     from lrtape.cli.verify import verify
 
     return verify(arguments.run_id, arguments.tracking_uri, arguments.folder)
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from lrtape.cli.why import why
+
+    return why(arguments.run_id, arguments.step, arguments.key, arguments.tracking_uri)
 
 
 def _recover(arguments: argparse.Namespace) -> int:

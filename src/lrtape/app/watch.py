@@ -1,0 +1,168 @@
+"""What is wrong with the learning rates of a training: before it, while it runs, and when it is over."""
+
+import json
+import sys
+import textwrap
+import warnings
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from lrtape.app.config import OFF, STRICT
+from lrtape.checks.registry import check
+from lrtape.columns import Columns
+from lrtape.errors import ConfigError, StoppedOnFindingError
+from lrtape.plan import Plan
+from lrtape.tape import Finding, Series, Tape
+
+if TYPE_CHECKING:
+    from lrtape.session import Session
+    from lrtape.tracking.mlflow_run import MlflowRun
+    from lrtape.tracking.no_run import NoRun
+    from lrtape.tracking.planned_run import PlannedRun
+
+OK = "ok"
+FINDINGS = "lr/findings.json"
+"""Among the artifacts of a run."""
+MAX_VERDICT_CHARACTERS = 300
+
+Replan = Callable[[Sequence[float | None]], Plan]
+
+
+class Watch:
+    """Holds what a training records against what it plans. Used by the training thread.
+
+    Args:
+        plan: of the whole training, simulated unless it depends on a metric.
+        mode: ``warn``, ``strict`` or ``off``.
+        stop_on: codes of findings that end the training.
+        replan: makes the plan anew when the metric of each epoch is known; ``None`` where nobody can.
+        first_step: of a training that is resumed: nothing before it was recorded here.
+
+    Attributes:
+        columns: keeps what is recorded; ``None`` where nobody needs it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        mode: str,
+        stop_on: Collection[str] = (),
+        replan: Replan | None = None,
+        first_step: int = 0,
+    ) -> None:
+        self.columns = Columns() if mode != OFF or stop_on else None
+        self._plan = plan
+        self._mode = mode
+        self._stop_on = frozenset(stop_on)
+        self._replan = replan
+        self._first_step = first_step
+        self._told: set[str] = set()
+
+    def before(self) -> None:
+        """Say what is wrong with the plan.
+
+        Raises:
+            ConfigError: something is, and the mode is strict.
+        """
+        if self._mode == OFF or self._plan.simulated is None:
+            return
+        findings = check(self._plan.simulated, self._plan)
+        serious = [finding for finding in findings if finding.severity != "note"]
+        if self._mode == STRICT and serious:
+            raise ConfigError(
+                "the schedule must raise no error and no warning where `checks=strict`, but does:\n"
+                + "\n".join(f"  {_line(finding)}" for finding in serious)
+                + "\nChange it, look at it with `lrtape preview`, or train all the same: checks=warn"
+            )
+        self._tell(findings)
+
+    def after_epoch(self, skipped_steps: int) -> None:
+        """See whether the training may go on. Takes about a microsecond for each step and group so far, if at all.
+
+        Args:
+            skipped_steps: how many optimizer steps a GradScaler has skipped.
+
+        Raises:
+            StoppedOnFindingError: the recorded lrs show something that ``trainer.stop_on`` names.
+        """
+        if not self._stop_on:
+            return
+        for finding in self._findings(skipped_steps):
+            if finding.code in self._stop_on:
+                raise StoppedOnFindingError(
+                    f"the training was stopped, as `trainer.stop_on` names {finding.code}: {finding.message}"
+                )
+
+    def conclude(self, run: "MlflowRun | PlannedRun | NoRun", session: "Session", skipped_steps: int) -> None:
+        """Say what is wrong with what was recorded, here and in the run. Never fails the training.
+
+        Args:
+            run: gets the findings as an artifact, and the verdict.
+            session: what it has found itself is among them; it has been told already.
+            skipped_steps: see `after_epoch`.
+        """
+        if self._mode == OFF:
+            return
+        try:
+            findings = self._findings(skipped_steps)
+            self._told |= {finding.code for finding in session.findings}
+            self._tell(findings)
+            findings += [finding for finding in session.findings if finding not in findings]
+            verdict = verdict_on(findings)
+            report = {"verdict": verdict, "findings": [asdict(finding) for finding in findings]}
+            run.log_text(json.dumps(report, indent=2), FINDINGS)
+            run.put_verdict(verdict)
+        except Exception as error:  # noqa: BLE001 - the training is over, and nothing of it may be lost
+            warnings.warn(f"lrtape could not check what was recorded: {error!r}", stacklevel=2)
+
+    def _findings(self, skipped_steps: int) -> list[Finding]:
+        if self.columns is None:
+            return []
+        recorded = self.columns.tape()
+        plan = replace(self._plan, skipped_steps=skipped_steps)
+        if skipped_steps and plan.interval == "epoch":
+            # The epochs are shorter than planned, and the lr rightly changes earlier.
+            plan = replace(plan, simulated=None)
+        elif self._replan is not None and not self._first_step and not skipped_steps:
+            plan = self._replan(_metrics(recorded, plan))
+        if self._first_step and plan.simulated is not None:
+            recorded = Tape.union([_until(plan.simulated, self._first_step), recorded.lr])
+        return check(recorded, plan)
+
+    def _tell(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            if finding.code not in self._told:
+                self._told.add(finding.code)
+                print(f"lrtape: {_line(finding)}", file=sys.stderr, flush=True)  # noqa: T201 - a command
+
+
+def verdict_on(findings: Iterable[Finding]) -> str:
+    """``ok``, or the sentence of the worst finding, cut to fit into a tag; a note is no reason to worry."""
+    worst = next(
+        (finding for severity in ("error", "warning") for finding in findings if finding.severity == severity), None
+    )
+    return OK if worst is None else textwrap.shorten(_line(worst), MAX_VERDICT_CHARACTERS, placeholder=" ...")
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.severity} {finding.code}: {finding.message}"
+
+
+def _metrics(recorded: Tape, plan: Plan) -> list[float | None]:
+    """What the scheduler was given after each epoch; nothing after an epoch that has not measured it."""
+    series = recorded.get(str(plan.scheduler.get("monitor")), Series())
+    measured = dict(zip(series.steps, series.values, strict=True))
+    length = plan.steps_per_call
+    return [measured.get(min((call + 1) * length, plan.n_steps) - 1) for call in range(plan.n_calls)]
+
+
+def _until(tape: Tape, step: int) -> Tape:
+    """The steps before `step`."""
+    cut = {}
+    for key, series in tape.items():
+        end = bisect_left(series.steps, step)
+        if end:
+            cut[key] = Series(series.steps[:end], series.times_ms[:end], series.values[:end])
+    return Tape.of(cut)
