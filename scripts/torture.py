@@ -135,7 +135,7 @@ def report(verdicts: Sequence[tuple[str, Verdict]], seconds: float, interrupted:
             f"{', interrupted: what was done by then' if interrupted else ''}.",
             f"Python {platform.python_version()}, {versions}.\n",
             "Every row of four learning rates a step was compared with what the training itself wrote down after each "
-            "step.\n",
+            "step. A value that a full disk has cost is not counted as lost if the warning counts it: see the note.\n",
             table(COUNTED, counted(verdicts)),
             "## Step times, median, 99.9 % and longest, beside those of a training to which nothing was done\n",
             table(TIMED, timed(verdicts)),

@@ -77,11 +77,11 @@ def _kill_one(place: Place, store: Store, control: LoopTraining, name: str, vict
             break
         training.wait()
         moment = moment.earlier()
+    in_loop = not training.has_noted("stopping")
     training.wait()
     training.wait_for_shippers()
     broken = [] if victim == BOTH or not training.spools else ["the shipper has left its work to `lrtape recover`"]
     broken += training.recover()
-    in_loop = not training.has_noted("stopping")
     case = f"{victim}, {'training' if in_loop else 'closing'}"
     if victim == SHIPPER:
         return judge(case, training, result=control.result, broken=broken)
