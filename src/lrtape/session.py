@@ -268,7 +268,11 @@ def attach(
     joined = _join(run)
     overlap = None
     if first_step and not isinstance(joined, NoRun):
-        overlap = Overlap(joined.points_from(first_step))
+        try:
+            overlap = Overlap(joined.points_from(first_step))
+        except LRTapeError:
+            joined.finish(Status.FAILED)
+            raise
     session = open_session(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, overlap)
     try:
         for optimizer, name in zip(optimizers, names, strict=True):

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,14 +105,19 @@ def test_a_training_that_is_resumed_does_not_begin_anew(
     assert all(torch.equal(resumed[name], values) for name, values in last_weights(tmp_path).items())
 
 
+def samples(dataset: Any) -> list[Any]:
+    """All of them; torch's Dataset does not say that it is sized."""
+    return [dataset[index] for index in range(len(dataset))]
+
+
 def test_some_digits_alone() -> None:
     """Each gets its index as its class, its share validates, and the length is that of what is loaded."""
     data, whole = digits(classes=[7, 5]), digits()
-    train, val = ([int(part[i][1]) for i in range(len(part))] for part in (data.train, data.val))  # type: ignore
+    train, val = ([int(target) for _, target in samples(part)] for part in (data.train, data.val))
 
     assert (len(train), len(val), train.count(0) + val.count(0), train.count(1) + val.count(1)) == (288, 73, 179, 182)
     (picture,) = {tuple(data.train[0][0].flatten().tolist())}
-    pictures = [whole.train[i] for i in range(len(whole.train))] + [whole.val[i] for i in range(len(whole.val))]  # type: ignore
+    pictures = samples(whole.train) + samples(whole.val)
     assert {int(y) for x, y in pictures if tuple(x.flatten().tolist()) == picture} == {[7, 5][train[0]]}
 
 
