@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
-    ["errors", "tape", "keys", "arithmetic", "shapes", "plan"],
+    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials"],
     ["checks", "compare", "lines", "spool", "spool_folder", "tape_file", "groups", "schedules", "reasons", "snapshot"],
     [
         "recorder",

@@ -23,3 +23,7 @@ class StoppedOnFindingError(LRTapeError, RuntimeError):
 
 class TrainingDivergedError(LRTapeError, ArithmeticError):
     """The loss is no longer finite and the trainer was told to stop on that."""
+
+
+class SweepFailedError(LRTapeError, RuntimeError):
+    """Not every trial of a sweep was trained to its end."""

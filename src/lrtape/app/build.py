@@ -83,6 +83,22 @@ def _first_batch(cfg: DictConfig, data: Data) -> tuple[Tensor, Tensor]:
         ) from error
 
 
+def build_on_meta(cfg: DictConfig, data: Data) -> tuple[nn.Module, Optimizer]:
+    """Build the model and its optimizer, without memory for the model's values where it can be made so.
+
+    Raises:
+        ConfigError: one of them cannot be built.
+    """
+    find_target(cfg.model.get("_target_"))  # what a user's module makes when it is imported is no part of the model
+    try:
+        with torch.device("meta"):
+            model: nn.Module = build("model", cfg.model)
+            return model, build_optimizer(cfg, model)
+    except Exception:  # noqa: BLE001 - whatever a model or a fused optimizer cannot do there
+        model = build_model(cfg, data)
+        return model, build_optimizer(cfg, model)
+
+
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     """Build the ``param_groups`` of the model, and the ``optimizer`` on them.
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lrtape.checks import registry, values
-from lrtape.errors import ConfigError
+from lrtape.errors import ConfigError, LRTapeError
 from lrtape.range_curve import check_range
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
 
@@ -25,6 +26,11 @@ STRICT = "strict"
 OFF = "off"
 CHECKS = ("warn", STRICT, OFF)
 """What is done about findings."""
+MIN, MAX = "min", "max"
+DIRECTIONS = (MIN, MAX)
+CONTINUE, STOP = "continue", "stop"
+ON_FAILURE = (CONTINUE, STOP)
+"""What a sweep does when a trial has failed."""
 STOP_CODES = tuple(code for code in registry.CODES if code != values.NEVER_UPDATED)
 """Of the findings that a training looks for while it runs."""
 SCHEDULER_KEYS = ("name", "interval", "monitor")
@@ -83,6 +89,20 @@ class RangeSettings:
 
 
 @dataclass
+class SweepSettings:
+    """The ``sweep`` group; ``conf/sweep/default.yaml`` says what each key means."""
+
+    name: str | None = None
+    objective: str | None = None
+    direction: str | None = None
+    seeds: int = 1
+    on_failure: str = CONTINUE
+    dry_run: bool = False
+    resume: str | None = None
+    grids: list[Any] = field(default_factory=list)
+
+
+@dataclass
 class Settings:
     """The part of the config that lrtape itself reads; the rest is instantiated."""
 
@@ -91,6 +111,7 @@ class Settings:
     tracking: TrackingSettings
     checks: str = "warn"
     range: RangeSettings | None = None
+    sweep: SweepSettings = field(default_factory=SweepSettings)
 
 
 def check(cfg: DictConfig, base: Path) -> Settings:
@@ -115,6 +136,7 @@ def check(cfg: DictConfig, base: Path) -> Settings:
     _check_trainer(settings.trainer, base)
     _check_tracking(settings.tracking, base)
     _check_optimization(cfg, settings.trainer.precision)
+    _check_sweep(settings.sweep)
     if settings.range is not None:
         _check_range(settings.range, settings.trainer)
     return settings
@@ -160,6 +182,14 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
     if tracking.enabled:
         tracking.uri = resolve_tracking_uri(tracking.uri, base)
     tracking.folder = str(base / tracking.folder)
+
+
+def _check_sweep(sweep: SweepSettings) -> None:
+    _require("sweep.seeds", sweep.seeds, "at least 1", lambda value: value >= 1)
+    _require("sweep.direction", sweep.direction, f"one of {', '.join(DIRECTIONS)}, or null", DIRECTIONS.__contains__)
+    _require("sweep.on_failure", sweep.on_failure, f"one of {', '.join(ON_FAILURE)}", ON_FAILURE.__contains__)
+    for name in ("name", "resume"):
+        _require(f"sweep.{name}", getattr(sweep, name), "a text that is not empty, or null", bool)
 
 
 def _check_range(settings: RangeSettings, trainer: TrainerSettings) -> None:
@@ -224,3 +254,14 @@ def explain(error: OmegaConfBaseException) -> str:
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
         return f"`{key}` is not a key of this config. Valid there: {', '.join(map(str, error.parent_node))}."
     return f"`{key}`: {sentence}." if key else f"{sentence}."
+
+
+def sentence(error: BaseException) -> str:
+    """What is wrong, for people: without a traceback, and without Hydra's search path."""
+    cause = error.__cause__
+    if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
+        return explain(cause)
+    if isinstance(error, OmegaConfBaseException):
+        return explain(error)
+    text = str(error).partition("\nConfig search path:")[0].strip()
+    return text if isinstance(error, LRTapeError | HydraException) else f"{type(error).__name__}: {text}"

@@ -17,6 +17,7 @@ from lrtape.app.interrupts import Interrupts
 from lrtape.app.randomness import seed_everything
 from lrtape.app.run import open_run
 from lrtape.app.schedule import Length, Schedule, resolve_horizons
+from lrtape.app.sweep.child import current_child, objective_tag
 from lrtape.app.trainer import TRAIN_LOSS, Trainer, resolve_device
 from lrtape.errors import ConfigError
 from lrtape.keys import Keys
@@ -29,6 +30,8 @@ from lrtape.session import open_session
 from lrtape.tracking.uri import mask_credentials
 
 SMOOTHED_LOSS = "range/smoothed_loss"
+LOWEST_LOSS = "range/lowest_loss"
+"""Of the smoothed ones, at the last step: what a sweep of range tests compares."""
 SUGGESTED_LR = "lrtape.range.suggested_lr"
 """Tag: the suggestion, of `optimizer.lr` or of the one group that was varied."""
 PROBLEM = "lrtape.range.problem"
@@ -91,12 +94,15 @@ def run_range(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: 
 
                 with interrupts.held():
                     result = _find(trainer, settings.range, cfg.optimizer.lr, record, interrupts)
+                session.log(LOWEST_LOSS, result.lowest_loss, session.steps - 1)
                 changes = _changes(cfg, model, optimizer, result, settings.range.group)
                 command = command_line(overrides, changes) if changes else ""
                 output_dir.mkdir(parents=True, exist_ok=True)
                 draw_range(result, output_dir / PICTURE, _title(settings.range))
                 run.log_artifact(output_dir / PICTURE, "lr")
                 run.set_tags(_tags(result, command))
+                if current_child.get() is not None:
+                    run.set_tags(objective_tag(result.lowest_loss))
     print(plot_range(result))  # noqa: T201 - a command
     print(f"\n{_title(settings.range)}\n{result}")  # noqa: T201
     print(f"Picture:       {(output_dir / PICTURE).absolute()}")  # noqa: T201
@@ -104,7 +110,8 @@ def run_range(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: 
         print(f"To use it:     {command}")  # noqa: T201
     elif not result.problem:
         print("To use it:     give these param groups these lrs; no single key of this config sets them all.")  # noqa: T201
-    print(run.how_to_look())  # noqa: T201
+    if current_child.get() is None:
+        print(run.how_to_look())  # noqa: T201
     return result.lowest_loss
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lrtape.app.config import check, explain
+from lrtape.app.config import check, sentence
 from lrtape.app.interrupts import Interrupted
-from lrtape.errors import ConfigError, LRTapeError, StoppedOnFindingError, TrainingDivergedError
+from lrtape.errors import ConfigError, LRTapeError, StoppedOnFindingError, SweepFailedError, TrainingDivergedError
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
 _default_format = warnings.formatwarning
@@ -30,6 +30,9 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 EXIT_INTERRUPTED = 130
+
+_FAILURES = (TrainingDivergedError, StoppedOnFindingError, SweepFailedError)
+"""What a training, and not its user, has done wrong."""
 
 _PLAIN_PATH = re.compile(r"[\w./:@%+-]+")
 """What Hydra takes as a value without quotes."""
@@ -119,12 +122,5 @@ def refuse_passwords(arguments: Sequence[str]) -> None:
 
 def report(error: Exception) -> int:
     """Tell a person what was wrong, in one message on stderr; returns the exit code."""
-    cause = error.__cause__
-    if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
-        text = explain(cause)
-    elif isinstance(error, OmegaConfBaseException):
-        text = explain(error)
-    else:
-        text = str(error).partition("\nConfig search path:")[0].strip()
-    print(f"lrtape: {text}\n(HYDRA_FULL_ERROR=1 shows where this comes from.)", file=sys.stderr)  # noqa: T201
-    return EXIT_FAILED if isinstance(error, TrainingDivergedError | StoppedOnFindingError) else EXIT_REFUSED
+    print(f"lrtape: {sentence(error)}\n(HYDRA_FULL_ERROR=1 shows where this comes from.)", file=sys.stderr)  # noqa: T201
+    return EXIT_FAILED if isinstance(error, _FAILURES) else EXIT_REFUSED

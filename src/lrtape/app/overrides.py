@@ -18,8 +18,8 @@ _OF_THE_MACHINE = {
     *("resume", "resume_override", "stop_on"),
 }
 """Keys of ``trainer`` that say where and how it runs, not what is trained."""
-_CHECKS = "checks"
-"""Beside the groups: what is done about a schedule that looks wrong."""
+_BESIDE = {"checks", "sweep"}
+"""Beside the groups: what is done about a schedule that looks wrong, and which sweep a training is one of."""
 _OF_THE_RUN = {"experiment", "run_name"}
 """Keys of ``tracking`` that do not."""
 _ABSENT = object()
@@ -30,7 +30,7 @@ def portable(cfg: DictConfig) -> Tree:
     """The config as plain values, without what belongs to the machine: how a training runs, and where it is tracked."""
     tree: Tree = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     return {
-        **{key: value for key, value in tree.items() if key != _CHECKS},
+        **{key: value for key, value in tree.items() if key not in _BESIDE},
         "trainer": {key: value for key, value in tree["trainer"].items() if key not in _OF_THE_MACHINE},
         "tracking": {key: value for key, value in tree["tracking"].items() if key in _OF_THE_RUN},
     }
@@ -71,8 +71,7 @@ def merge(saved: Tree, cfg: DictConfig, overrides: Sequence[str], allow: bool) -
     for group, of_the_checkpoint in (("trainer", given["trainer"]), ("tracking", given["tracking"])):
         machines = {key: value for key, value in whole[group].items() if key not in of_the_checkpoint}
         merged[group] = {**merged.get(group, {}), **machines}
-    if _CHECKS in whole:
-        merged[_CHECKS] = whole[_CHECKS]
+    merged |= {key: whole[key] for key in _BESIDE & whole.keys()}
     return OmegaConf.create(merged)
 
 
@@ -99,7 +98,7 @@ def _is_of_the_machine(path: Path) -> bool:
     match path:
         case ("trainer", name, *_):
             return name in _OF_THE_MACHINE
-        case (name,) if name == _CHECKS:
+        case (name, *_) if name in _BESIDE:
             return True
         case ("tracking",):
             return True  # tracking=off, say: the name of the run follows from other choices

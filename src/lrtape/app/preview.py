@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -29,12 +29,6 @@ from lrtape.picture import check_suffix, write_picture
 from lrtape.plan import Plan, label_of
 from lrtape.tape import Finding, Tape
 from lrtape.terminal import plot
-
-if TYPE_CHECKING:
-    from torch.nn import Module
-    from torch.optim import Optimizer
-
-    from lrtape.app.data import Data
 
 MAX_SCHEDULES = 12
 """More curves cannot be told apart."""
@@ -136,7 +130,7 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
     settings = check_config(cfg, Path.cwd())
 
     # Late: torch takes a second to import, and a misspelt override needs none.
-    from lrtape.app.build import build_data
+    from lrtape.app.build import build_data, build_on_meta
     from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons, steps_per_epoch
     from lrtape.app.trainer import metric_names
     from lrtape.simulation import simulate
@@ -144,7 +138,7 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
     data = build_data(cfg)
     length, epoch_steps = Length.of(data, settings.trainer), steps_per_epoch(data, settings.trainer)
     cfg = resolve_horizons(cfg, length)
-    model, optimizer = _build(cfg, data)
+    model, optimizer = build_on_meta(cfg, data)
     schedule = build_schedule(cfg, optimizer)
     schedule.check_monitor(metric_names(data))
     note = ""
@@ -167,22 +161,6 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
     if len(next(iter(tape.values()))) < length.steps:
         note = f"Drawn are the first {len(next(iter(tape.values()))):,} steps."
     return Preview(label, _title(cfg, length, epoch_steps, len(tape)), plan, tape, findings, note)
-
-
-def _build(cfg: DictConfig, data: "Data") -> "tuple[Module, Optimizer]":
-    """The model and its optimizer, without memory for the model's values where it can be made so."""
-    import torch
-
-    from lrtape.app.build import build, build_model, build_optimizer, find_target
-
-    find_target(cfg.model.get("_target_"))  # what a user's module makes when it is imported is no part of the model
-    try:
-        with torch.device("meta"):
-            model: Module = build("model", cfg.model)
-            return model, build_optimizer(cfg, model)
-    except Exception:  # noqa: BLE001 - whatever a model or a fused optimizer cannot do there
-        model = build_model(cfg, data)
-        return model, build_optimizer(cfg, model)
 
 
 def _lengthened(metrics: Sequence[float], n_epochs: int, monitor: str) -> list[float]:

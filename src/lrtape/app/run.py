@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lrtape.app.config import TrackingSettings
+from lrtape.app.sweep.child import current_child
 from lrtape.errors import TrackingError
 from lrtape.plan import Plan
 from lrtape.tracking.no_run import NoRun
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 def open_run(
     settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[str], plan: Plan | None = None
 ) -> "MlflowRun | PlannedRun | NoRun":
-    """Start the run of a training, with its config as params, or stand in for one.
+    """Start the run of a training, with its config as params, or stand in for one; in a sweep, as a child.
 
     Args:
         settings: where to.
-        cfg: the config, resolved.
+        cfg: the config, resolved; what it says of a sweep is no param of a training.
         overrides: what the user gave on the command line.
         plan: of a training: how long it is.
 
@@ -39,25 +40,35 @@ def open_run(
 
     # Late: mlflow takes a second to import.
     from lrtape.tracking.history import STEPS, STEPS_PER_EPOCH
-    from lrtape.tracking.mlflow_run import MlflowRun
+    from lrtape.tracking.mlflow_run import MLFLOW_PARENT_RUN_ID, MlflowRun
     from lrtape.tracking.planned_run import PlannedRun
 
     uri = resolve_tracking_uri(settings.uri)
-    params = flatten(OmegaConf.to_container(cfg))
+    child = current_child.get()
+    config: Any = OmegaConf.to_container(cfg)
+    params = flatten({key: value for key, value in config.items() if key != "sweep"})
     tags = {
         "lrtape.version": version("lrtape"),
         "lrtape.overrides": mask_credentials(" ".join(overrides)),
     }
     if plan is not None:
         tags |= {STEPS: str(plan.n_steps), STEPS_PER_EPOCH: str(plan.steps_per_epoch)}
+    name, parent_run_id = settings.run_name, None
+    if child is not None:
+        name, parent_run_id = child.trial.name, child.parent_run_id
+        tags |= child.tags()
     try:
-        return MlflowRun.create(uri, settings.experiment, settings.run_name, params, tags)
+        run: MlflowRun | PlannedRun = MlflowRun.create(uri, settings.experiment, name, params, tags, parent_run_id)
     except TrackingError as error:
         if settings.when_unreachable == "fail" or isinstance(error, RefusedError):
             raise
-        run = PlannedRun(Path(settings.folder), uri, settings.experiment, settings.run_name, params, tags)
+        if parent_run_id is not None:
+            tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
+        run = PlannedRun(Path(settings.folder), uri, settings.experiment, name, params, tags)
         print(f"lrtape: {error} Training all the same; the run is planned in {run.folder.path}.", file=sys.stderr)  # noqa: T201
-        return run
+    if child is not None:
+        child.is_begun = True
+    return run
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, object]:

@@ -1,5 +1,6 @@
 """One training, from a checked config to a tape."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,9 +23,12 @@ from lrtape.app.resume import Resumption
 from lrtape.app.resumed_run import find_overlap, reopen_run
 from lrtape.app.run import open_run
 from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons, steps_per_epoch
-from lrtape.app.trainer import TRAIN_LOSS, VAL_LOSS, Trainer, resolve_device
+from lrtape.app.sweep.child import current_child, objective_tag
+from lrtape.app.sweep.objective import objective_of
+from lrtape.app.trainer import TRAIN_LOSS, Trainer, metric_names, resolve_device
 from lrtape.app.watch import Watch
 from lrtape.columns import Columns
+from lrtape.errors import TrainingDivergedError
 from lrtape.keys import Keys
 from lrtape.plan import Plan
 from lrtape.recorder import Recorder
@@ -53,13 +57,13 @@ def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequ
         overrides: what the user gave on the command line.
 
     Returns:
-        The last ``val/loss``, or ``train/loss`` where nothing validates: what a sweep minimises. Of an LR range test,
-        which ``range`` asks for instead of a training, see `run_range`.
+        What a sweep compares, as it was last: ``sweep.objective``, by default ``val/loss``, or ``train/loss`` where
+        nothing validates. Of an LR range test, which ``range`` asks for instead of a training, see `run_range`.
 
     Raises:
         ConfigError: something in the config cannot be built, or there is nothing to resume.
         TrackingError: the tracking store cannot be reached.
-        TrainingDivergedError: see `Trainer.fit`.
+        TrainingDivergedError: see `Trainer.fit`; or the objective of a sweep's trial is not finite.
         StoppedOnFindingError: see `Watch.after_epoch`.
         Interrupted: by a signal.
     """
@@ -83,6 +87,7 @@ def _train(
     seed_everything(settings.seed)
     device = resolve_device(settings.trainer.device)
     data = build_data(cfg)
+    objective = objective_of(settings.sweep.objective, metric_names(data))
     length = Length.of(data, settings.trainer)
     config = portable(cfg)  # shares of the run are still shares: a longer run keeps the shape of its schedule
     cfg = resolve_horizons(cfg, length)
@@ -120,8 +125,21 @@ def _train(
             finally:
                 watch.conclude(run, session, trainer.skipped_steps)
             run.log_artifact(checkpoints.last, "checkpoints")
-    print(run.how_to_look())  # noqa: T201 - the end of a command
-    return metrics.get(VAL_LOSS, metrics[TRAIN_LOSS])
+        if current_child.get() is not None:
+            _conclude_trial(run, objective, metrics[objective])
+    if current_child.get() is None:  # in a sweep, its driver says so once
+        print(run.how_to_look())  # noqa: T201 - the end of a command
+    return metrics[objective]
+
+
+def _conclude_trial(run: "Run", name: str, objective: float) -> None:
+    """Note what the trial of a sweep has come to; it must be comparable with other trials."""
+    run.set_tags(objective_tag(objective))
+    if not math.isfinite(objective):
+        raise TrainingDivergedError(
+            f"{name} must be a finite number in the end, to be compared with that of other trials, but is {objective}. "
+            "`trainer.stop_on_nonfinite=true` ends such a trial at once."
+        )
 
 
 def _open_run(

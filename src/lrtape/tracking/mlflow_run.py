@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Param, RunTag
 from mlflow.tracking import fluent
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from lrtape.errors import TrackingError
 from lrtape.tape import Point, Status
@@ -33,6 +34,9 @@ COMPLETE = "lrtape.complete"
 """Tag: ``true`` when every value that was recorded is stored and was compared, else ``false``."""
 US_PER_STEP = "lrtape.us_per_step"
 """Tag: what recording one step took on the training thread, in microseconds; the median of samples."""
+ERROR = "lrtape.error"
+"""Tag: the exception that has ended the training."""
+MAX_ERROR_CHARACTERS = 1000
 VERDICT = "lr.verdict"
 """Tag: ``ok``, or the sentence of what is wrong most with the learning rates."""
 VERDICT_LINE = "Learning rates: "
@@ -68,6 +72,7 @@ class MlflowRun:
         run_name: str | None = None,
         params: Mapping[str, object] | None = None,
         tags: Mapping[str, str] | None = None,
+        parent_run_id: str | None = None,
     ) -> Self:
         """Start a run, which is ended by `finish`.
 
@@ -77,6 +82,7 @@ class MlflowRun:
             run_name: shown in the UI; a random one by default.
             params: logged as text; a text of more than 6,000 characters is cut, as MLflow would refuse it.
             tags: in addition to MLflow's own (user, source, git commit).
+            parent_run_id: the run that it is nested in, of the same experiment.
 
         Raises:
             ConfigError: the URI is malformed, or the experiment was deleted.
@@ -84,6 +90,8 @@ class MlflowRun:
         """
         uri = resolve_tracking_uri(tracking_uri)
         all_tags = {name: text[:MAX_TAG_CHARACTERS] for name, text in resolve_tags(dict(tags or {})).items()}
+        if parent_run_id is not None:
+            all_tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
         with opening(uri):
             client = MlflowClient(tracking_uri=uri)
             info = client.create_run(experiment_id(client, experiment, uri), run_name=run_name, tags=all_tags).info
@@ -312,6 +320,8 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception) and self._is_to_end:
+            self.set_tags({ERROR: mask_credentials(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]})
         self.finish(Status.after(error))
 
 

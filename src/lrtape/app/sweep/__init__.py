@@ -1,0 +1,1 @@
+"""Sweeps: many trainings that differ in their schedules, as the children of one MLflow run."""

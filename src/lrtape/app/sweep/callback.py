@@ -1,0 +1,55 @@
+"""Tells every job of a sweep, wherever it runs, whose child it is. Imports nothing heavy: every command makes one."""
+
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from lrtape.app.sweep.child import Child, current_child
+from lrtape.app.sweep.trial import Trial
+
+
+class SweepCallback(Callback):
+    """A Hydra callback: made in the driver of a sweep, and copied by the launcher into the process of every job.
+
+    So what it holds travels under every launcher, where environment variables and overrides do not.
+
+    Attributes:
+        parent_run_id: the sweep's run; empty where there is none, and outside of a sweep.
+        experiment: of that run.
+        tracking_uri: where it is.
+        trials: what a job trains, by its overrides.
+    """
+
+    def __init__(self) -> None:
+        self.parent_run_id = ""
+        self.experiment = ""
+        self.tracking_uri = ""
+        self.trials: dict[tuple[str, ...], Trial] = {}
+
+    @classmethod
+    def of(cls, context: HydraContext) -> "SweepCallback":
+        """The one of a Hydra app; a new one, which no job will see, where its config has none."""
+        return next((found for found in context.callbacks.callbacks if isinstance(found, cls)), cls())
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Called by Hydra in the process of a job, before it trains."""
+        trial = self.trials.get(tuple(config.hydra.overrides.task))
+        current_child.set(Child(self.parent_run_id, trial) if trial is not None and self.parent_run_id else None)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:  # noqa: ARG002
+        """Called by Hydra in the process of a job, when it has trained, or failed with an exception.
+
+        A job that has failed before it had a run gets one, which says why.
+        """
+        child = current_child.get()
+        current_child.set(None)
+        if child is None or child.is_begun or job_return.status != JobStatus.FAILED:
+            return
+        from lrtape.tracking.sweep_runs import SweepRuns  # late: mlflow takes a second to import
+
+        error = job_return._return_value
+        store = SweepRuns(self.tracking_uri, self.experiment)
+        store.put_failed(self.parent_run_id, child.trial.name, child.tags(), f"{type(error).__name__}: {error}")

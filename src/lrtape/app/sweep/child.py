@@ -1,0 +1,46 @@
+"""The trial that this process trains now: how the training learns that its run is a child."""
+
+import json
+import socket
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from lrtape.app.sweep.trial import Trial
+
+
+@dataclass(slots=True)
+class Child:
+    """A child of a sweep's run. Made by `SweepCallback` where a job begins, in the process that trains it.
+
+    Attributes:
+        parent_run_id: of the sweep's run.
+        trial: what is trained.
+        is_begun: whether it has a run.
+    """
+
+    parent_run_id: str
+    trial: Trial
+    is_begun: bool = False
+
+    def tags(self) -> dict[str, str]:
+        """Of its run."""
+        from lrtape.tracking import sweep_runs  # late: mlflow takes a second to import
+
+        return {
+            sweep_runs.TRIAL: self.trial.id,
+            sweep_runs.VALUES: json.dumps(dict(self.trial.values)),
+            sweep_runs.SEED: str(self.trial.seed),
+            sweep_runs.HOST: socket.gethostname(),
+        }
+
+
+def objective_tag(value: float) -> Mapping[str, str]:
+    """What a child says of its objective."""
+    from lrtape.tracking.sweep_runs import OBJECTIVE
+
+    return {OBJECTIVE: repr(value)}
+
+
+current_child: ContextVar[Child | None] = ContextVar("current_child", default=None)
+"""``None`` outside of a sweep."""

@@ -1,0 +1,127 @@
+"""The run of a sweep, of which its trials are the children."""
+
+import json
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lrtape.app.config import Settings
+from lrtape.app.resumed_run import reopen_run
+from lrtape.app.sweep.liveness import is_alive
+from lrtape.app.sweep.planning import SweepPlan
+from lrtape.errors import ConfigError
+from lrtape.session import Session, open_session
+from lrtape.tape import Status
+from lrtape.tracking import sweep_runs
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.sweep_runs import SweepRuns
+from lrtape.tracking.uri import mask_credentials
+from lrtape.trials import FINISHED
+
+FOLDER = "sweeps"
+"""In the tracking folder: a folder for each sweep."""
+RECORD = "sweep.json"
+"""In the folder of a sweep: how to go on with it."""
+
+
+class Parent:
+    """The run of a sweep. Used by the driver alone; a context manager that ends it.
+
+    It has a recording of its own, without an optimizer: should the driver be killed, the recording's shipper sets the
+    run to KILLED.
+
+    Args:
+        run: of the sweep.
+        store: where it is.
+        session: records into it.
+        folder: where spools are.
+        sweep_folder: what belongs to this sweep.
+    """
+
+    def __init__(self, run: MlflowRun, store: SweepRuns, session: Session, folder: Path, sweep_folder: Path) -> None:
+        self.run_id = run.run_id
+        self.tracking_uri = run.tracking_uri
+        self.store = store
+        self.folder = folder
+        self.sweep_folder = sweep_folder
+        self._run = run
+        self._session = session
+
+    @classmethod
+    def open(cls, plan: SweepPlan, settings: Settings, command: str) -> Self:
+        """Go on with the run of a sweep that was not finished, or start one.
+
+        Args:
+            plan: of the sweep.
+            settings: where it is tracked.
+            command: what a person has typed.
+
+        Raises:
+            ConfigError: it goes on already; or ``sweep.resume`` names another sweep.
+            TrackingError: the store does not answer, or refuses.
+        """
+        tracking = settings.tracking
+        uri, folder = str(tracking.uri), Path(tracking.folder)
+        store = SweepRuns(uri, tracking.experiment)
+        found = store.find_parent(plan.id)
+        resume = settings.sweep.resume
+        if resume is not None and resume not in {plan.id, found[0] if found else None}:
+            raise ConfigError(
+                f"`sweep.resume` must name the sweep of this command, {plan.id}, but is {resume!r} instead: its grid "
+                "or its config is another one. Give the command that began it."
+            )
+        if found is not None and is_alive(*found, None, folder, store):
+            raise ConfigError(
+                f"a sweep must be over before it is begun again, but {plan.title!r} (run {found[0]}) still goes on. "
+                "Wait for it, or stop it first."
+            )
+        if found is not None and (found[1] != FINISHED or resume is not None):
+            print(f"Going on with {plan.title!r}, run {found[0]}.", flush=True)  # noqa: T201 - a command
+            run = reopen_run(tracking, found[0])
+        else:
+            tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape")}
+            run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
+        run.set_tags(_tags(plan, command))
+        sweep_folder = folder / FOLDER / plan.id
+        sweep_folder.mkdir(parents=True, exist_ok=True)
+        record = {"run_id": run.run_id, "arguments": sys.argv[1:], "cwd": str(Path.cwd()), "title": plan.title}
+        (sweep_folder / RECORD).write_text(mask_credentials(json.dumps(record, indent=2)))
+        session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
+        return cls(run, store, session, folder, sweep_folder)
+
+    def how_to_look(self) -> str:
+        """Lines for people."""
+        return self._run.how_to_look()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.close(Status.after(error))
+
+
+def _params(plan: SweepPlan, settings: Settings) -> Mapping[str, str]:
+    return {
+        "sweep.objective": plan.objective,
+        "sweep.direction": plan.direction,
+        "sweep.seeds": str(settings.sweep.seeds),
+        **{f"sweep.{key.lstrip('+')}": ", ".join(texts) for key, texts in plan.swept.items()},
+    }
+
+
+def _tags(plan: SweepPlan, command: str) -> dict[str, str]:
+    refused = {trial.name: trial.refusal for trial in plan.trials if trial.refusal}
+    same = {trial.name: trial.same_as for trial in plan.trials if trial.same_as}
+    return {
+        sweep_runs.OBJECTIVE: plan.objective,
+        sweep_runs.DIRECTION: plan.direction,
+        sweep_runs.TRIALS: str(len(plan.trials)),
+        sweep_runs.COMMAND: mask_credentials(command),
+        **({sweep_runs.REFUSED: json.dumps(refused)} if refused else {}),
+        **({sweep_runs.SAME: json.dumps(same)} if same else {}),
+    }

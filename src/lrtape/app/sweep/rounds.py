@@ -1,0 +1,134 @@
+"""The loop of a sweep: who is done, who is still at it, who is next."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lrtape.app.sweep.child import Child
+from lrtape.app.sweep.liveness import bury, is_alive, wait_a_moment
+from lrtape.app.sweep.parent import Parent
+from lrtape.app.sweep.planning import SweepPlan
+from lrtape.app.sweep.trial import Trial
+from lrtape.errors import LRTapeError
+from lrtape.trials import RUNNING, TrialRun, latest_runs
+
+WIND_UP_S = 20.0
+"""How long the shippers of dead trainings have, to end their runs by themselves."""
+
+Launch = Callable[[Sequence[Trial]], Any]
+
+
+class Rounds:
+    """Launches the trials of a sweep, until each one is finished or has failed once. What counts is in the store.
+
+    Args:
+        plan: of the sweep.
+        parent: its run.
+        launch: trains some trials, and returns when they are done; it raises where it has lost some of them.
+        max_batch_size: how many it is given at a time; ``None`` for all.
+        stops_on_failure: whether no more is launched when one has failed.
+    """
+
+    def __init__(
+        self, plan: SweepPlan, parent: Parent, launch: Launch, max_batch_size: int | None, stops_on_failure: bool
+    ) -> None:
+        self._trials = {trial.id: trial for trial in plan.trials if trial.is_trained}
+        self._parent = parent
+        self._launch = launch
+        self._max_batch_size = max_batch_size
+        self._stops_on_failure = stops_on_failure
+        self._tried: set[str] = set()
+        """Launched here, and begun."""
+        self._lost: dict[str, str] = {}
+        """Launched here and never begun: why."""
+
+    def run(self) -> None:
+        """Train what is not trained yet; what another process trains meanwhile is waited for.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        self._report_finished()
+        while True:
+            runs = self._look()
+            alive = {run.trial_id for run in runs.values() if self._is_alive(run)}
+            due = [
+                trial
+                for trial in self._trials.values()
+                if trial.id not in alive | self._tried | self._lost.keys()
+                and not (trial.id in runs and runs[trial.id].is_finished)
+            ]
+            if due:
+                for trial in due:
+                    if trial.id in runs and runs[trial.id].status == RUNNING:
+                        self._bury(runs[trial.id])
+                self._launch_batch(due[: self._max_batch_size])
+            elif alive:
+                wait_a_moment()
+            else:
+                return
+            if self._stops_on_failure and self._has_failed():
+                return
+
+    def wind_up(self) -> dict[str, TrialRun]:
+        """See that nobody is RUNNING any more; returns the runs that count, by trial.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        deadline = time.monotonic() + WIND_UP_S
+        while any(run.status == RUNNING for run in self._children()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        for run in self._children():
+            if run.status == RUNNING and not self._is_alive(run):
+                self._bury(run)
+        runs = self._look()
+        for trial_id in self._tried | self._lost.keys():
+            if trial_id not in runs:
+                trial = self._trials[trial_id]
+                error = self._lost.get(trial_id, "its process died before it had a run")
+                self._parent.store.put_failed(
+                    self._parent.run_id, trial.name, Child(self._parent.run_id, trial).tags(), error
+                )
+        return self._look()
+
+    def _launch_batch(self, trials: Sequence[Trial]) -> None:
+        before = {run.run_id for run in self._children()}
+        problem = ""
+        try:
+            self._launch(trials)
+        except LRTapeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a worker was killed, say; the others go on
+            problem = f"{type(error).__name__}: {error}"
+        begun = {run.trial_id for run in self._children() if run.run_id not in before}
+        self._tried |= begun
+        missing = [trial.id for trial in trials if trial.id not in begun]
+        if not begun or not problem:
+            # Nothing came of it; to launch them once more would change nothing.
+            self._lost |= dict.fromkeys(missing, problem or "its process died before it had a run")
+
+    def _has_failed(self) -> bool:
+        runs = self._look()
+        return bool(self._lost) or any(
+            trial_id in runs and not runs[trial_id].is_finished and not self._is_alive(runs[trial_id])
+            for trial_id in self._tried
+        )
+
+    def _report_finished(self) -> None:
+        runs = self._look()
+        n_finished = sum(trial_id in runs and runs[trial_id].is_finished for trial_id in self._trials)
+        if n_finished:
+            print(f"{n_finished} of {len(self._trials)} trials are finished already.", flush=True)  # noqa: T201
+
+    def _children(self) -> list[TrialRun]:
+        return self._parent.store.children(self._parent.run_id)
+
+    def _look(self) -> dict[str, TrialRun]:
+        return latest_runs(self._children())
+
+    def _is_alive(self, run: TrialRun) -> bool:
+        return is_alive(run.run_id, run.status, run, self._parent.folder, self._parent.store)
+
+    def _bury(self, run: TrialRun) -> None:
+        bury(run.run_id, self._parent.folder, self._parent.store)

@@ -1,0 +1,155 @@
+"""The runs of a sweep in MLflow: a parent, and one child for each trial that was begun."""
+
+import json
+import time
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from lrtape.tape import Status
+from lrtape.tracking.mlflow_run import ERROR, MAX_ERROR_CHARACTERS, VERDICT
+from lrtape.tracking.store import asking, experiment_id, opening
+from lrtape.tracking.uri import mask_credentials
+from lrtape.trials import TrialRun
+
+SWEEP = "lrtape.sweep"
+"""Tag, of a parent: the id of its sweep."""
+TRIAL = "lrtape.trial"
+"""Tag, of a child: the id of its trial."""
+VALUES = "lrtape.sweep.values"
+"""Tag, of a child: its swept values by key, as JSON."""
+SEED = "lrtape.sweep.seed"
+"""Tag, of a child."""
+OBJECTIVE = "lrtape.sweep.objective"
+"""Tag: of a parent, the metric that is compared; of a child, its value of it."""
+DIRECTION = "lrtape.sweep.direction"
+"""Tag, of a parent: ``min`` or ``max``."""
+TRIALS = "lrtape.sweep.trials"
+"""Tag, of a parent: how many trials it has."""
+COMMAND = "lrtape.sweep.command"
+"""Tag, of a parent: what a person has typed."""
+REFUSED = "lrtape.sweep.refused"
+"""Tag, of a parent: why trials are not trained, by their names, as JSON."""
+SAME = "lrtape.sweep.same"
+"""Tag, of a parent: the ids of the trials that others are equal to, by the names of those, as JSON."""
+HOST = "lrtape.host"
+"""Tag, of a child: the machine that trains it."""
+
+PAGE = 1000
+"""Runs in one answer of the store."""
+
+
+class SweepRuns:
+    """Asks the tracking store about the sweeps of one experiment.
+
+    Args:
+        tracking_uri: absolute.
+        experiment: its name.
+
+    Raises:
+        ConfigError: the experiment was deleted.
+        TrackingError: the store does not answer, or refuses.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str) -> None:
+        self.tracking_uri = tracking_uri
+        with opening(tracking_uri):
+            self._client = MlflowClient(tracking_uri=tracking_uri)
+            self._experiment_id = experiment_id(self._client, experiment, tracking_uri)
+
+    def find_parent(self, sweep_id: str) -> tuple[str, str] | None:
+        """The run id and the status of the newest parent of a sweep, if there is one.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        with asking(self.tracking_uri):
+            found = self._client.search_runs(
+                [self._experiment_id], f"tags.`{SWEEP}` = '{sweep_id}'", order_by=["start_time DESC"], max_results=1
+            )
+        return (found[0].info.run_id, found[0].info.status) if found else None
+
+    def children(self, parent_run_id: str) -> list[TrialRun]:
+        """Every child of a parent, in the order in which they were begun. A request for each 1,000.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            with asking(self.tracking_uri):
+                page = self._client.search_runs(
+                    [self._experiment_id],
+                    f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
+                    max_results=PAGE,
+                    order_by=["start_time ASC"],
+                    page_token=token,
+                )
+            runs += page
+            token = page.token
+            if not token:
+                return [trial_run(run) for run in runs]
+
+    def last_row_ms(self, run_id: str) -> int:
+        """When the newest value of a run was recorded, Unix time; 0 where it has none. One request.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        with asking(self.tracking_uri):
+            rows = self._client.get_run(run_id).data.to_proto().metrics
+        return max((row.timestamp for row in rows), default=0)
+
+    def end(self, run_id: str, status: Status, error: str = "") -> None:
+        """End a run that nobody else will end.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        with asking(self.tracking_uri):
+            if error:
+                self._client.set_tag(run_id, ERROR, mask_credentials(error)[:MAX_ERROR_CHARACTERS])
+            self._client.set_terminated(run_id, status)
+
+    def put_failed(self, parent_run_id: str, name: str, tags: Mapping[str, str], error: str) -> None:
+        """Create the child of a trial that has failed before it had one.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        with asking(self.tracking_uri):
+            run = self._client.create_run(
+                self._experiment_id,
+                start_time=time.time_ns() // 1_000_000,
+                tags={**tags, MLFLOW_PARENT_RUN_ID: parent_run_id},
+                run_name=name,
+            )
+        self.end(run.info.run_id, Status.FAILED, error)
+
+
+def trial_run(run: Run) -> TrialRun:
+    """A child, as lrtape sees it."""
+    tags = dict(run.data.tags)
+    try:
+        values = json.loads(tags.get(VALUES, "{}"))
+    except ValueError:
+        values = {}
+    objective = tags.get(OBJECTIVE)
+    return TrialRun(
+        run.info.run_id,
+        tags.get(TRIAL, run.info.run_id),
+        str(run.info.run_name),
+        run.info.status,
+        values,
+        int(tags.get(SEED, 0)),
+        None if objective is None else float(objective),
+        tags.get(ERROR, ""),
+        tags.get(VERDICT, ""),
+        run.info.start_time,
+        run.info.end_time,
+        dict(run.data.metrics),
+        tags,
+    )

@@ -1,0 +1,56 @@
+"""What a tracking store has of a sweep: its runs, by trial."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+FINISHED = "FINISHED"
+RUNNING = "RUNNING"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRun:
+    """One run of one trial of a sweep; a trial that was cut off and trained again has several.
+
+    Attributes:
+        run_id: of the run.
+        trial_id: the same for the same config, in every sweep.
+        name: of the run: ``gamma=0.1 step_size=2``.
+        status: as MLflow calls it.
+        values: the text of each swept value, by key, without the seed.
+        seed: of the training.
+        objective: what the sweep compares; ``None`` where there is none (yet).
+        error: what has ended the training; empty where nothing has, or nobody knows.
+        verdict: what lrtape thinks of its learning rates; empty where it was not asked.
+        start_ms: Unix time.
+        end_ms: Unix time; ``None`` while it runs.
+        metrics: the last value of each metric, by key.
+        tags: all of the run.
+    """
+
+    run_id: str
+    trial_id: str
+    name: str
+    status: str
+    values: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    objective: float | None = None
+    error: str = ""
+    verdict: str = ""
+    start_ms: int = 0
+    end_ms: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained to the end, and has an objective that can be compared."""
+        return self.status == FINISHED and self.objective is not None and math.isfinite(self.objective)
+
+
+def latest_runs(runs: Iterable[TrialRun]) -> dict[str, TrialRun]:
+    """The run that counts of each trial, by its id: a finished one if there is one, else the newest."""
+    latest: dict[str, TrialRun] = {}
+    for run in sorted(runs, key=lambda run: (run.is_finished, run.start_ms)):
+        latest[run.trial_id] = run
+    return latest
