@@ -36,7 +36,7 @@ LAYERS = [
     ["cli"],
 ]
 MAY_IMPORT_WITHIN_LINE = {"errors", "tape", "keys", "tracking", "app"}
-ONLY_IN = {"mlflow": {"tracking"}, "hydra": {"app"}, "omegaconf": {"app"}}
+ONLY_IN = {"mlflow": {"tracking"}, "hydra": {"app"}, "omegaconf": {"app"}, "optuna": {"app"}}
 LEVEL = {module: level for level, line in enumerate(LAYERS) for module in line}
 
 

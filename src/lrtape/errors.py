@@ -25,5 +25,9 @@ class TrainingDivergedError(LRTapeError, ArithmeticError):
     """The loss is no longer finite and the trainer was told to stop on that."""
 
 
+class PrunedError(LRTapeError, RuntimeError):
+    """A trial of a search is not worth its remaining epochs: neither a success nor a failure."""
+
+
 class SweepFailedError(LRTapeError, RuntimeError):
     """Not every trial of a sweep was trained to its end."""

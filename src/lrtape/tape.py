@@ -14,6 +14,8 @@ from enum import StrEnum
 from time import time_ns
 from typing import Literal, NamedTuple, Self
 
+from lrtape.errors import PrunedError
+
 Severity = Literal["error", "warning", "note"]
 
 
@@ -31,10 +33,12 @@ class Status(StrEnum):
 
     @classmethod
     def after(cls, error: BaseException | None) -> Self:
-        """What an exception means: FINISHED for none and for ``sys.exit(0)``, KILLED for Ctrl-C, else FAILED."""
+        """What an exception means: FINISHED for none and for ``sys.exit(0)``, KILLED for Ctrl-C and for a pruned trial,
+        else FAILED.
+        """
         if error is None or (isinstance(error, SystemExit) and not error.code):
             return cls("FINISHED")
-        return cls("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        return cls("KILLED" if isinstance(error, KeyboardInterrupt | PrunedError) else "FAILED")
 
 
 class Record(NamedTuple):

@@ -26,6 +26,7 @@ class TrialRun:
         end_ms: Unix time; ``None`` while it runs.
         metrics: the last value of each metric, by key.
         tags: all of the run.
+        pruned: why a search has ended it before its last epoch; empty where none has.
     """
 
     run_id: str
@@ -41,11 +42,17 @@ class TrialRun:
     end_ms: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    pruned: str = ""
 
     @property
     def is_finished(self) -> bool:
         """Whether it was trained to the end, and has an objective that can be compared."""
         return self.status == FINISHED and self.objective is not None and math.isfinite(self.objective)
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether a search has ended it before its last epoch."""
+        return bool(self.pruned) and self.status != RUNNING
 
 
 def latest_runs(runs: Iterable[TrialRun]) -> dict[str, TrialRun]:

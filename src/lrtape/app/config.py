@@ -100,6 +100,7 @@ class SweepSettings:
     dry_run: bool = False
     resume: str | None = None
     grids: list[Any] = field(default_factory=list)
+    space: Any = None
 
 
 @dataclass

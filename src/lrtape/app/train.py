@@ -25,6 +25,7 @@ from lrtape.app.run import open_run
 from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons, steps_per_epoch
 from lrtape.app.sweep.child import current_child, objective_tag
 from lrtape.app.sweep.objective import objective_of
+from lrtape.app.sweep.pruning import report_epochs
 from lrtape.app.trainer import TRAIN_LOSS, Trainer, metric_names, resolve_device
 from lrtape.app.watch import Watch
 from lrtape.columns import Columns
@@ -65,6 +66,7 @@ def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequ
         TrackingError: the tracking store cannot be reached.
         TrainingDivergedError: see `Trainer.fit`; or the objective of a sweep's trial is not finite.
         StoppedOnFindingError: see `Watch.after_epoch`.
+        PrunedError: see `report_epochs`.
         Interrupted: by a signal.
     """
     if settings.range is not None:
@@ -121,7 +123,8 @@ def _train(
             session.add(optimizer, first_step=trainer.place.next_step)
             try:
                 with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
-                    metrics = trainer.fit(session, console, checkpoints, interrupts, watch.after_epoch)
+                    after_epoch = report_epochs(watch.after_epoch, trainer, run, objective)
+                    metrics = trainer.fit(session, console, checkpoints, interrupts, after_epoch)
             finally:
                 watch.conclude(run, session, trainer.skipped_steps)
             run.log_artifact(checkpoints.last, "checkpoints")

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from lrtape.session import Session
 TRAIN_LOSS = "train/loss"
 VAL_LOSS = "val/loss"
 VAL_ACC = "val/acc"
+
+AfterEpoch = Callable[[int, Mapping[str, float]], None]
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -132,7 +134,7 @@ class Trainer:
         console: Console,
         checkpoints: Checkpoints,
         interrupts: Interrupts,
-        after_epoch: Callable[[int], None] = lambda _: None,
+        after_epoch: AfterEpoch = lambda *_: None,
     ) -> dict[str, float]:
         """Train, and return the metrics of the last epoch.
 
@@ -143,8 +145,8 @@ class Trainer:
             console: shows.
             checkpoints: are written after each epoch.
             interrupts: end the training after a step.
-            after_epoch: called with `skipped_steps` when the checkpoints of an epoch are written; what it raises ends
-                the training.
+            after_epoch: called with `skipped_steps` and the metrics of an epoch when its checkpoints are written; what
+                it raises ends the training.
 
         Raises:
             TrainingDivergedError: a loss was not finite, and ``stop_on_nonfinite`` is set.
@@ -155,7 +157,7 @@ class Trainer:
             with interrupts.held():
                 while self.has_more():
                     metrics = self._epoch(session, console, checkpoints, interrupts)
-                    after_epoch(self.skipped_steps)
+                    after_epoch(self.skipped_steps, metrics)
         except Interrupted as interruption:
             checkpoints.save(checkpoints.last, self.place, self._owed_lrs())
             interruption.checkpoint = checkpoints.last

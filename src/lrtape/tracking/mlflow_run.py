@@ -16,7 +16,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_ID
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from lrtape.errors import TrackingError
+from lrtape.errors import PrunedError, TrackingError
 from lrtape.tape import Point, Status
 from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
@@ -48,7 +48,7 @@ UI_ADDRESS = "http://127.0.0.1:5000"
 class MlflowRun:
     """A run and the store that it is in. Used by the training thread before the first and after the last step.
 
-    As a context manager it ends the run: FINISHED, KILLED after Ctrl-C, FAILED after any other exception.
+    As a context manager it ends the run with `Status.after` of what was raised.
 
     Args:
         tracking_uri: absolute.
@@ -320,7 +320,7 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and self._is_to_end:
+        if isinstance(error, Exception) and not isinstance(error, PrunedError) and self._is_to_end:
             self.set_tags({ERROR: mask_credentials(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]})
         self.finish(Status.after(error))
 

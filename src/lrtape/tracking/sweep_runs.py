@@ -34,6 +34,10 @@ REFUSED = "lrtape.sweep.refused"
 """Tag, of a parent: why trials are not trained, by their names, as JSON."""
 SAME = "lrtape.sweep.same"
 """Tag, of a parent: the ids of the trials that others are equal to, by the names of those, as JSON."""
+BEST = "lrtape.sweep.best"
+"""Tag, of a parent: its best trial so far, where it is a search."""
+PRUNED = "lrtape.pruned"
+"""Tag, of a child: why it was ended before its last epoch."""
 HOST = "lrtape.host"
 """Tag, of a child: the machine that trains it."""
 
@@ -152,4 +156,5 @@ def trial_run(run: Run) -> TrialRun:
         run.info.end_time,
         dict(run.data.metrics),
         tags,
+        tags.get(PRUNED, ""),
     )

@@ -8,6 +8,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from lrtape.app.sweep.child import Child, current_child
+from lrtape.app.sweep.study_link import StudyLink
 from lrtape.app.sweep.trial import Trial
 
 
@@ -21,6 +22,7 @@ class SweepCallback(Callback):
         experiment: of that run.
         tracking_uri: where it is.
         trials: what a job trains, by its overrides.
+        study: where a trial reports its epochs to; ``None`` in a grid.
     """
 
     def __init__(self) -> None:
@@ -28,16 +30,24 @@ class SweepCallback(Callback):
         self.experiment = ""
         self.tracking_uri = ""
         self.trials: dict[tuple[str, ...], Trial] = {}
+        self.study: StudyLink | None = None
 
     @classmethod
     def of(cls, context: HydraContext) -> "SweepCallback":
         """The one of a Hydra app; a new one, which no job will see, where its config has none."""
         return next((found for found in context.callbacks.callbacks if isinstance(found, cls)), cls())
 
+    def join(self, parent_run_id: str, experiment: str, tracking_uri: str) -> None:
+        """Make the jobs that are launched from now on the children of a run."""
+        self.parent_run_id = parent_run_id
+        self.experiment = experiment
+        self.tracking_uri = tracking_uri
+
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra in the process of a job, before it trains."""
         trial = self.trials.get(tuple(config.hydra.overrides.task))
-        current_child.set(Child(self.parent_run_id, trial) if trial is not None and self.parent_run_id else None)
+        child = Child(self.parent_run_id, trial, study=self.study) if trial is not None and self.parent_run_id else None
+        current_child.set(child)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:  # noqa: ARG002
         """Called by Hydra in the process of a job, when it has trained, or failed with an exception.

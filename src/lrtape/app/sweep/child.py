@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from lrtape.app.sweep.study_link import StudyLink
 from lrtape.app.sweep.trial import Trial
 
 
@@ -17,11 +18,13 @@ class Child:
         parent_run_id: of the sweep's run.
         trial: what is trained.
         is_begun: whether it has a run.
+        study: where its epochs are reported to; ``None`` in a grid.
     """
 
     parent_run_id: str
     trial: Trial
     is_begun: bool = False
+    study: StudyLink | None = None
 
     def tags(self) -> dict[str, str]:
         """Of its run."""

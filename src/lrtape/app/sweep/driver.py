@@ -20,7 +20,7 @@ from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
 from lrtape.app.sweep.launchers import prepare_launcher
 from lrtape.app.sweep.parent import Parent
-from lrtape.app.sweep.planning import SweepPlan, plan_sweep
+from lrtape.app.sweep.planning import Compose, SweepPlan, plan_sweep
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
 from lrtape.app.sweep.trial import Trial
@@ -56,18 +56,12 @@ def drive(
         SweepFailedError: a trial has failed; all others were trained, unless ``sweep.on_failure`` says stop.
         Interrupted: by a signal; nobody trains any more.
     """
-    settings = check(_of_the_task(config), Path(config.hydra.runtime.cwd))
+    settings = check_sweep(config)
     if max_batch_size is not None and max_batch_size < 1:
         raise ConfigError(
             f"`hydra.sweeper.max_batch_size` must be at least 1, or null, but is {max_batch_size} instead."
         )
-
-    def compose(overrides: Sequence[str]) -> DictConfig:
-        composed = context.config_loader.load_sweep_config(config, list(overrides))
-        HydraConfig.instance().set_config(composed)
-        return _of_the_task(composed)
-
-    plan = plan_sweep(settings, arguments, compose)
+    plan = plan_sweep(settings, arguments, composing(config, context))
     if settings.sweep.dry_run:
         print(list_trials(plan))  # noqa: T201 - a command
         return
@@ -75,13 +69,9 @@ def drive(
         raise ConfigError(
             f"a trial must have a schedule that `checks=strict` takes, but none has:\n{list_trials(plan)}"
         )
-    prepare_launcher(config, settings.tracking.uri if settings.tracking.enabled else None)
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=task_function, config=config
-    )
+    launch = JobLauncher.of(config, context, task_function, settings)
     callback = SweepCallback.of(context)
     callback.trials = {trial.overrides: trial for trial in plan.trials}
-    launch = _Launch(launcher)
     if settings.sweep.on_failure == STOP:
         max_batch_size = max_batch_size or 1
     if settings.tracking.enabled:
@@ -93,11 +83,8 @@ def drive(
 def _drive_tracked(
     plan: SweepPlan, settings: Settings, callback: SweepCallback, launch: Launch, max_batch_size: int | None
 ) -> None:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    with Interrupts(), Parent.open(plan, settings, command) as parent:
-        callback.parent_run_id = parent.run_id
-        callback.experiment = settings.tracking.experiment
-        callback.tracking_uri = parent.tracking_uri
+    with Interrupts(), Parent.open(plan, settings, command_line()) as parent:
+        callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri)
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
         try:
             rounds.run()
@@ -120,14 +107,46 @@ def _drive_untracked(plan: SweepPlan, launch: Launch) -> None:
         raise SweepFailedError(failed)
 
 
-class _Launch:
-    """Gives trials to a launcher, with folders that are named after what is trained in them."""
+def check_sweep(config: DictConfig) -> Settings:
+    """The settings of a sweep, as Hydra composed it, with Hydra's own node; raises what `check` does."""
+    return check(_of_the_task(config), Path(config.hydra.runtime.cwd))
+
+
+def composing(config: DictConfig, context: HydraContext) -> Compose:
+    """What makes the config of a trial from its overrides."""
+
+    def compose(overrides: Sequence[str]) -> DictConfig:
+        composed = context.config_loader.load_sweep_config(config, list(overrides))
+        HydraConfig.instance().set_config(composed)
+        return _of_the_task(composed)
+
+    return compose
+
+
+def command_line() -> str:
+    """What a person has typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+class JobLauncher:
+    """Gives trials to a launcher of Hydra's, with folders that are named after what is trained in them."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
         self._n_launched = 0
 
+    @classmethod
+    def of(
+        cls, config: DictConfig, context: HydraContext, task_function: TaskFunction, settings: Settings
+    ) -> "JobLauncher":
+        """The one that the config asks for, fit to this machine; raises what `prepare_launcher` does."""
+        prepare_launcher(config, settings.tracking.uri if settings.tracking.enabled else None)
+        return cls(
+            Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=config)
+        )
+
     def __call__(self, trials: Sequence[Trial]) -> Sequence[JobReturn]:
+        """Train these, and return when they are done."""
         jobs = [[*trial.overrides, f"hydra.sweep.subdir={quote(_folder(trial))}"] for trial in trials]
         returns = self._launcher.launch(jobs, initial_job_idx=self._n_launched)
         self._n_launched += len(trials)

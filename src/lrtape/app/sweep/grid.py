@@ -69,11 +69,11 @@ def expand(grids: Sequence[Any], arguments: Sequence[str]) -> tuple[list[Point],
                 raise ConfigError(f"a sweep must have at most {MAX_POINTS:,} points, but has more. Give fewer values.")
     unique = list({tuple(sorted(point.items())): point for point in combinations}.values())
     swept = _swept_keys(unique)
-    short = _short_names(swept)
+    short = short_names(swept)
     points = []
     for combination in unique:
-        shown = {key: _shown(combination[key]) for key in swept if key in combination}
-        name = " ".join(_label(key, text, short[key]) for key, text in shown.items())
+        shown = {key: unquoted(combination[key]) for key in swept if key in combination}
+        name = " ".join(label(key, text, short[key]) for key, text in shown.items())
         points.append(Point(tuple(f"{key}={text}" for key, text in combination.items()), shown, name))
     return points, seeds
 
@@ -142,18 +142,19 @@ def _swept_keys(points: Sequence[Mapping[str, str]]) -> list[str]:
     return [key for key in keys if len({point.get(key) for point in points}) > 1]
 
 
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
+def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key; the whole key where two end alike."""
     last = {key: key.lstrip("+").rpartition(".")[2] for key in keys}
     return {key: name if list(last.values()).count(name) == 1 else key.lstrip("+") for key, name in last.items()}
 
 
-def _label(key: str, text: str, short: str) -> str:
+def label(key: str, text: str, short: str) -> str:
+    """What a value adds to the name of a point."""
     # The choice of a group needs no name: scheduler=steplr is steplr.
     return text if "." not in key and text[:1].isalpha() else f"{short}={text}"
 
 
-def _shown(text: str) -> str:
+def unquoted(text: str) -> str:
     """A value without the quotes of Hydra's grammar."""
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     return text[1:-1].replace(f"\\{text[0]}", text[0]) if is_quoted else text

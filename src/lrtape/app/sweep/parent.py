@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -51,13 +51,16 @@ class Parent:
         self._session = session
 
     @classmethod
-    def open(cls, plan: SweepPlan, settings: Settings, command: str) -> Self:
+    def open(
+        cls, plan: SweepPlan, settings: Settings, command: str, has_more: Callable[[str], bool] = lambda _: False
+    ) -> Self:
         """Go on with the run of a sweep that was not finished, or start one.
 
         Args:
             plan: of the sweep.
             settings: where it is tracked.
             command: what a person has typed.
+            has_more: whether there is more to do in a run that is FINISHED, by its id.
 
         Raises:
             ConfigError: it goes on already; or ``sweep.resume`` names another sweep.
@@ -78,19 +81,23 @@ class Parent:
                 f"a sweep must be over before it is begun again, but {plan.title!r} (run {found[0]}) still goes on. "
                 "Wait for it, or stop it first."
             )
-        if found is not None and (found[1] != FINISHED or resume is not None):
+        if found is not None and (found[1] != FINISHED or resume is not None or has_more(found[0])):
             print(f"Going on with {plan.title!r}, run {found[0]}.", flush=True)  # noqa: T201 - a command
             run = reopen_run(tracking, found[0])
         else:
             tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape")}
             run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
-        run.set_tags(_tags(plan, command))
-        sweep_folder = folder / FOLDER / plan.id
+        run.set_tags({**trial_tags(plan), sweep_runs.COMMAND: mask_credentials(command)})
+        sweep_folder = folder_of(plan, settings)
         sweep_folder.mkdir(parents=True, exist_ok=True)
         record = {"run_id": run.run_id, "arguments": sys.argv[1:], "cwd": str(Path.cwd()), "title": plan.title}
         (sweep_folder / RECORD).write_text(mask_credentials(json.dumps(record, indent=2)))
         session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
         return cls(run, store, session, folder, sweep_folder)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run. A failure is warned about."""
+        self._run.set_tags(tags)
 
     def how_to_look(self) -> str:
         """Lines for people."""
@@ -114,14 +121,19 @@ def _params(plan: SweepPlan, settings: Settings) -> Mapping[str, str]:
     }
 
 
-def _tags(plan: SweepPlan, command: str) -> dict[str, str]:
+def folder_of(plan: SweepPlan, settings: Settings) -> Path:
+    """Of what belongs to a sweep."""
+    return Path(settings.tracking.folder) / FOLDER / plan.id
+
+
+def trial_tags(plan: SweepPlan) -> dict[str, str]:
+    """What a sweep's run says of its trials."""
     refused = {trial.name: trial.refusal for trial in plan.trials if trial.refusal}
     same = {trial.name: trial.same_as for trial in plan.trials if trial.same_as}
     return {
         sweep_runs.OBJECTIVE: plan.objective,
         sweep_runs.DIRECTION: plan.direction,
         sweep_runs.TRIALS: str(len(plan.trials)),
-        sweep_runs.COMMAND: mask_credentials(command),
         **({sweep_runs.REFUSED: json.dumps(refused)} if refused else {}),
         **({sweep_runs.SAME: json.dumps(same)} if same else {}),
     }

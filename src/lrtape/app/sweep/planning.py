@@ -5,7 +5,7 @@ import itertools
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ _MAX_LISTED = 5
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """From overrides to the config of a training, without Hydra's own node."""
+Twin = tuple[str, ...]
+"""What trials have in common that would train alike; empty where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,48 +86,96 @@ def plan_sweep(settings: Settings, arguments: Sequence[str], compose: Compose) -
         ConfigError: some trial cannot be built, or nobody measures the objective.
         HydraException: an argument is no override.
     """
+    if settings.sweep.space:
+        raise ConfigError(
+            "`sweep.space` must be empty for a grid, but is not. Add hydra/sweeper=lrtape_optuna, which searches it."
+        )
     points, given_seeds = expand(settings.sweep.grids, arguments)
     seeds = _seeds(settings, given_seeds)
-    rehearse = _Rehearsals()
-    objectives: set[str] = set()
+    planner = Planner(settings, compose)
     refused: dict[str, str] = {}
     trials: dict[str, Trial] = {}
-    twins: dict[tuple[object, ...], str] = {}
+    twins: dict[Twin, str] = {}
     for point, seed in itertools.product(points, seeds):
         if point.name in refused:
             continue
         overrides = (*point.overrides, *([f"{SEED}={seed}"] if given_seeds or len(seeds) > 1 else []))
         try:
-            cfg = compose(overrides)
-            rehearsal = rehearse(cfg, point)
-            objectives.add(objective_of(settings.sweep.objective, rehearsal.metrics))
+            trial, twin = planner.plan(point, overrides, seed, f"{SEED}={seed}" if len(seeds) > 1 else "")
         except Exception as error:  # noqa: BLE001 - whatever a user's own classes raise
             refused[point.name] = sentence(error)
             continue
-        trial_id = _hash(content_of(cfg))
-        name = " ".join(filter(None, [point.name, f"{SEED}={seed}" if len(seeds) > 1 else ""]))
-        twin = twins.setdefault((*rehearsal.twin, seed), trial_id) if rehearsal.twin else trial_id
-        trials.setdefault(
-            trial_id,
-            Trial(
-                trial_id,
-                name or str(cfg.tracking.run_name or trial_id),
-                overrides,
-                point.values,
-                seed,
-                rehearsal.n_steps,
-                rehearsal.warning,
-                rehearsal.refusal,
-                twin if twin != trial_id else "",
-            ),
-        )
+        original = twins.setdefault(twin, trial.id) if twin else trial.id
+        trials.setdefault(trial.id, replace(trial, same_as=original if original != trial.id else ""))
     if refused:
         raise ConfigError(_refusal(refused, len(points)))
-    if len(objectives) > 1:
-        raise ConfigError(
-            f"`sweep.objective` must be set where points measure different metrics, of {', '.join(sorted(objectives))}."
+    return _plan(settings, planner.objective, tuple(trials.values()))
+
+
+class Planner:
+    """Composes, checks, builds and simulates trials before they are trained.
+
+    Args:
+        settings: of the sweep, without the swept values.
+        compose: makes the config of a trial.
+    """
+
+    def __init__(self, settings: Settings, compose: Compose) -> None:
+        self._objective = settings.sweep.objective
+        self._compose = compose
+        self._rehearse = _Rehearsals()
+        self._objectives: set[str] = set()
+
+    def plan(self, point: Point, overrides: tuple[str, ...], seed: int, suffix: str = "") -> tuple[Trial, Twin]:
+        """Make the trial of a point.
+
+        Args:
+            point: with the swept values.
+            overrides: everything that the training is given.
+            seed: of the training.
+            suffix: of its name.
+
+        Returns:
+            The trial, and what it shares with trials that would train alike; nothing where nobody knows.
+
+        Raises:
+            Exception: whatever a config raises that cannot be composed or built.
+        """
+        cfg = self._compose(overrides)
+        rehearsal = self._rehearse(cfg, point)
+        self._objectives.add(objective_of(self._objective, rehearsal.metrics))
+        trial_id = hash_of(content_of(cfg))
+        name = " ".join(filter(None, [point.name, suffix])) or str(cfg.tracking.run_name or trial_id)
+        trial = Trial(
+            trial_id,
+            name,
+            overrides,
+            point.values,
+            seed,
+            rehearsal.n_steps,
+            rehearsal.warning,
+            rehearsal.refusal,
         )
-    return _plan(settings, objectives.pop(), tuple(trials.values()))
+        return trial, (*rehearsal.twin, str(seed)) if rehearsal.twin else ()
+
+    @property
+    def objective(self) -> str:
+        """The metric that all planned trials are compared by.
+
+        Raises:
+            ConfigError: they measure different ones.
+        """
+        if len(self._objectives) != 1:
+            raise ConfigError(
+                "`sweep.objective` must be set where points measure different metrics, of "
+                f"{', '.join(sorted(self._objectives))}."
+            )
+        return next(iter(self._objectives))
+
+    @property
+    def n_epochs(self) -> int:
+        """Of the longest trial that was planned."""
+        return self._rehearse.n_epochs
 
 
 def _plan(settings: Settings, objective: str, trials: tuple[Trial, ...]) -> SweepPlan:
@@ -135,7 +185,7 @@ def _plan(settings: Settings, objective: str, trials: tuple[Trial, ...]) -> Swee
     name = settings.sweep.name
     identity = [name] if name else [objective, direction, *sorted(trial.id for trial in trials)]
     title = name or textwrap.shorten(f"sweep {' x '.join(swept) or trials[0].name}", MAX_TITLE_CHARACTERS)
-    return SweepPlan(_hash([settings.tracking.experiment, *identity]), title, objective, direction, trials, swept)
+    return SweepPlan(hash_of([settings.tracking.experiment, *identity]), title, objective, direction, trials, swept)
 
 
 def _seeds(settings: Settings, given: Sequence[str]) -> list[int]:
@@ -172,7 +222,8 @@ def _unlabelled(group: Any) -> Any:
     return {key: value for key, value in group.items() if key != "name"} if isinstance(group, dict) else group
 
 
-def _hash(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """Of plain values; the same in every process."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARACTERS]
 
@@ -202,6 +253,7 @@ class _Rehearsals:
         self._data: dict[str, Data] = {}
         self._made: dict[tuple[str, ...], _Rehearsal] = {}
         self._steps_left = MAX_STEPS_OF_ALL
+        self.n_epochs = 0
 
     def __call__(self, cfg: DictConfig, point: Point) -> _Rehearsal:
         if point.overrides not in self._made:
@@ -212,6 +264,7 @@ class _Rehearsals:
         settings = check(cfg, Path.cwd())
         data = self._data.setdefault(OmegaConf.to_yaml(cfg.data, resolve=True), build_data(cfg))
         length, epoch_steps = Length.of(data, settings.trainer), steps_per_epoch(data, settings.trainer)
+        self.n_epochs = max(self.n_epochs, length.epochs)
         cfg = resolve_horizons(cfg, length)
         model, optimizer = build_on_meta(cfg, data)
         if settings.range is not None:
@@ -247,4 +300,4 @@ def _twin(cfg: DictConfig, plan: Plan) -> tuple[str, str] | tuple[()]:
     for key, series in plan.simulated.items():
         lrs.update(f"{key} {len(series)} ".encode() + series.values.tobytes())
     beside = {key: value for key, value in content_of(cfg).items() if key not in {"scheduler", SEED}}
-    return _hash(beside), lrs.hexdigest()
+    return hash_of(beside), lrs.hexdigest()

@@ -8,6 +8,8 @@ from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.trial import Trial
 from lrtape.trials import TrialRun
 
+AGAIN = "The same command trains them again."
+
 
 def list_trials(plan: SweepPlan) -> str:
     """A line for each trial: what it is called, how long it is, and what is to be known of it before it is trained."""
@@ -31,16 +33,24 @@ def list_trials(plan: SweepPlan) -> str:
     return "\n".join(lines)
 
 
-def summarize(plan: SweepPlan, runs: Mapping[str, TrialRun]) -> tuple[str, str]:
-    """What came of the trials, best first, and a sentence on what has failed; that one is empty if nothing has."""
+def summarize(plan: SweepPlan, runs: Mapping[str, TrialRun], remedy: str = AGAIN) -> tuple[str, str]:
+    """What came of the trials, best first, and a sentence on what has failed, which is empty if nothing has.
+
+    Args:
+        plan: of the sweep.
+        runs: those that count, by trial.
+        remedy: what to do about failed trials.
+    """
     finished = [runs[t.id] for t in plan.trials if t.id in runs and runs[t.id].is_finished]
     finished.sort(key=lambda run: run.objective or 0.0, reverse=plan.direction == "max")
     lines = [f"{run.name}  {plan.objective} {run.objective:.6g}" for run in finished]
+    pruned = [runs[t.id] for t in plan.trials if t.is_trained and t.id in runs and runs[t.id].is_pruned]
+    lines += [f"{run.name}  pruned after {run.pruned}" for run in pruned]
     failed = {t.name: t.refusal for t in plan.trials if t.refusal}
     for trial in plan.trials:
-        if trial.is_trained and not (trial.id in runs and runs[trial.id].is_finished):
+        if trial.is_trained and not (trial.id in runs and (runs[trial.id].is_finished or runs[trial.id].is_pruned)):
             failed[trial.name] = runs[trial.id].error or runs[trial.id].status if trial.id in runs else "not begun"
-    return "\n".join(lines), _failure(failed, plan)
+    return "\n".join(lines), _failure(failed, plan, remedy)
 
 
 def summarize_returns(plan: SweepPlan, trials: Sequence[Trial], returns: Sequence[JobReturn]) -> tuple[str, str]:
@@ -54,8 +64,8 @@ def summarize_returns(plan: SweepPlan, trials: Sequence[Trial], returns: Sequenc
     return "\n".join(lines), _failure(failed, plan)
 
 
-def _failure(failed: Mapping[str, str], plan: SweepPlan) -> str:
+def _failure(failed: Mapping[str, str], plan: SweepPlan, remedy: str = AGAIN) -> str:
     if not failed:
         return ""
     listed = "\n".join(f"  {name}: {why}" for name, why in failed.items())
-    return f"{len(failed)} of {len(plan.trials)} trials have no result:\n{listed}\nThe same command trains them again."
+    return f"{len(failed)} of {len(plan.trials)} trials have no result:\n{listed}\n{remedy}"

@@ -19,6 +19,7 @@ class Trial:
         warning: what the findings say of its schedule; empty where that is nothing.
         refusal: why it will not be trained; empty where it will.
         same_as: the id of the trial that has the same learning rates, and the same config beside; empty for none.
+        number: of the study's trial that it is, from 0; ``None`` in a grid.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Trial:
     warning: str = ""
     refusal: str = ""
     same_as: str = ""
+    number: int | None = None
 
     @property
     def is_trained(self) -> bool:
