@@ -129,7 +129,9 @@ def _try(space: Space, planner: Planner, seed: int) -> Trial:
         except Exception as error:  # noqa: BLE001 - whatever a user's own classes raise
             problem = problem or error
     assert problem is not None  # noqa: S101 - there is more than one point
-    raise ConfigError(f"{sentence(problem)}\nNo trial of this search can be trained: {_where(space)}.") from problem
+    chosen = [key for key, axis in space.axes.items() if isinstance(axis, Choice) and "." not in key]
+    hint = " Where that decides which keys there are, give a list of spaces, `sweep.space`." if chosen else ""
+    raise ConfigError(f"{sentence(problem)}\nNo trial can be trained {_where(space)}.{hint}") from problem
 
 
 def _points(space: Space) -> Iterator[Point]:
