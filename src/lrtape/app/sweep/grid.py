@@ -69,7 +69,7 @@ def expand(grids: Sequence[Any], arguments: Sequence[str]) -> tuple[list[Point],
                 raise ConfigError(f"a sweep must have at most {MAX_POINTS:,} points, but has more. Give fewer values.")
     unique = list({tuple(sorted(point.items())): point for point in combinations}.values())
     swept = _swept_keys(unique)
-    short = _short_names(swept)
+    short = short_names(swept)
     points = []
     for combination in unique:
         shown = {key: _shown(combination[key]) for key in swept if key in combination}
@@ -142,7 +142,7 @@ def _swept_keys(points: Sequence[Mapping[str, str]]) -> list[str]:
     return [key for key in keys if len({point.get(key) for point in points}) > 1]
 
 
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
+def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key; the whole key where two end alike."""
     last = {key: key.lstrip("+").rpartition(".")[2] for key in keys}
     return {key: name if list(last.values()).count(name) == 1 else key.lstrip("+") for key, name in last.items()}
