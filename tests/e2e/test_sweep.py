@@ -44,7 +44,7 @@ def points(mode: str = "good", seed: int = 0):
             if mode == "killed" and number == 4:
                 os.kill(os.getpid(), 9)
             time.sleep(float(os.environ.get("PAUSE_S", "0")))
-        factor = float("nan") if mode == "nan" else 1.0
+        factor = float("nan") if mode == "diverges" else 1.0
         return torch.nn.functional.mse_loss(outputs, targets) * factor
 
     return Data(train=dataset, val=dataset, loss=loss)
@@ -168,7 +168,7 @@ def test_bad_trials_cost_the_others_nothing(
     """One trial raises, one diverges: the others are FINISHED, the parent is FAILED, and the end says which and why.
     The same command tries those two alone once more.
     """
-    sweep = ["+data.mode=raises,good,nan,fine", "scheduler.gamma=0.1"]
+    sweep = ["+data.mode=raises,good,diverges,fine", "scheduler.gamma=0.1"]
     process = start(*sweep)
     _, err = process.communicate(timeout=DEADLINE_S)
     parent, children = runs()
@@ -179,12 +179,12 @@ def test_bad_trials_cost_the_others_nothing(
     assert status == {
         "mode=raises": "FAILED",
         "mode=good": "FINISHED",
-        "mode=nan": "FAILED",
+        "mode=diverges": "FAILED",
         "mode=fine": "FINISHED",
     }
     errors = {child.info.run_name: child.data.tags.get("lrtape.error", "") for child in children}
     assert "the cable was pulled" in errors["mode=raises"]
-    assert "val/loss must be a finite number" in errors["mode=nan"]
+    assert "val/loss must be a finite number" in errors["mode=diverges"]
     assert "2 of 4 trials" in err
     assert "mode=raises: RuntimeError: the cable was pulled" in err
 

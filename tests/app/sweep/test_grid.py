@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
@@ -7,7 +9,7 @@ from lrtape.app.sweep.grid import MAX_POINTS, expand, quote
 from lrtape.errors import ConfigError
 
 
-def names(grids: list[object], *arguments: str) -> list[str]:
+def names(grids: Sequence[object], *arguments: str) -> list[str]:
     return [point.name for point in expand(grids, arguments)[0]]
 
 
@@ -40,6 +42,13 @@ def test_the_command_line_is_stronger_than_a_grid() -> None:
     assert names(grids, "scheduler.gamma=0.3", "optimizer.lr=1,2") == ["lr=1", "lr=2"]
 
 
+def test_a_deletion_stays_as_it_was_written() -> None:
+    """`~data` is no value that is swept; every point deletes."""
+    points, _ = expand([], ["~data", "+data.seed=1,2"])
+
+    assert [point.overrides for point in points] == [("~data", "+data.seed=1"), ("~data", "+data.seed=2")]
+
+
 def test_points_are_unique() -> None:
     """A point that two grids have is one point."""
     assert names([{"a.b": [1, 2]}, {"a.b": [2, 3]}]) == ["b=1", "b=2", "b=3"]
@@ -70,7 +79,7 @@ def test_seeds_are_no_values_of_a_point() -> None:
         ([{"a": [{1, 2}]}], [], "must be a number, a text, a list or a mapping, but is {1, 2} instead"),
     ],
 )
-def test_what_is_no_grid_is_refused(grids: list[object], arguments: list[str], message: str) -> None:
+def test_what_is_no_grid_is_refused(grids: Sequence[object], arguments: list[str], message: str) -> None:
     """Each mistake is one sentence that says what was given and what to do."""
     with pytest.raises(ConfigError, match=message):
         expand(grids, arguments)
