@@ -61,7 +61,9 @@ def drive(
         raise ConfigError(
             f"`hydra.sweeper.max_batch_size` must be at least 1, or null, but is {max_batch_size} instead."
         )
-    plan = plan_sweep(settings, arguments, composing(config, context))
+    choice = config.hydra.runtime.choices.get("sweep")
+    choice = "" if choice in {None, "default"} else choice
+    plan = plan_sweep(settings, arguments, composing(config, context), choice)
     if settings.sweep.dry_run:
         print(list_trials(plan))  # noqa: T201 - a command
         return

@@ -54,7 +54,7 @@ def expand(grids: Sequence[Any], arguments: Sequence[str]) -> tuple[list[Point],
         ConfigError: a grid is none, a key has no values, or there are too many points.
         HydraException: an override is none.
     """
-    own = _axes_of(arguments)
+    own, deleted = _axes_of(arguments)
     seeds = own.pop(SEED, [])
     combinations: list[dict[str, str]] = []
     for number, grid in enumerate(grids or [{}]):
@@ -74,7 +74,7 @@ def expand(grids: Sequence[Any], arguments: Sequence[str]) -> tuple[list[Point],
     for combination in unique:
         shown = {key: unquoted(combination[key]) for key in swept if key in combination}
         name = " ".join(label(key, text, short[key]) for key, text in shown.items())
-        points.append(Point(tuple(f"{key}={text}" for key, text in combination.items()), shown, name))
+        points.append(Point((*deleted, *(f"{key}={text}" for key, text in combination.items())), shown, name))
     return points, seeds
 
 
@@ -102,11 +102,12 @@ def quote(value: Any) -> str:
     raise ConfigError(f"a swept value must be a number, a text, a list or a mapping, but is {value!r} instead.")
 
 
-def _axes_of(arguments: Sequence[str]) -> Axes:
-    axes: Axes = {}
-    for override in OverridesParser.create().parse_overrides(list(arguments)):
-        axes[override.get_key_element()] = _values_of(override)
-    return axes
+def _axes_of(arguments: Sequence[str]) -> tuple[Axes, list[str]]:
+    """The values of each key, and the overrides that delete one."""
+    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    deleted = [override.input_line or "" for override in overrides if override.is_delete()]
+    axes = {override.get_key_element(): _values_of(override) for override in overrides if not override.is_delete()}
+    return axes, deleted
 
 
 def _values_of(override: Override) -> list[str]:

@@ -12,6 +12,7 @@ from lrtape.app.config import Settings
 from lrtape.app.resumed_run import reopen_run
 from lrtape.app.sweep.liveness import is_alive
 from lrtape.app.sweep.planning import SweepPlan
+from lrtape.app.sweep.record import FOLDER, SweepRecord
 from lrtape.errors import ConfigError
 from lrtape.session import Session, open_session
 from lrtape.tape import Status
@@ -20,11 +21,6 @@ from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
 from lrtape.trials import FINISHED
-
-FOLDER = "sweeps"
-"""In the tracking folder: a folder for each sweep."""
-RECORD = "sweep.json"
-"""In the folder of a sweep: how to go on with it."""
 
 
 class Parent:
@@ -88,10 +84,7 @@ class Parent:
             tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape")}
             run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
         run.set_tags({**trial_tags(plan), sweep_runs.COMMAND: mask_credentials(command)})
-        sweep_folder = folder_of(plan, settings)
-        sweep_folder.mkdir(parents=True, exist_ok=True)
-        record = {"run_id": run.run_id, "arguments": sys.argv[1:], "cwd": str(Path.cwd()), "title": plan.title}
-        (sweep_folder / RECORD).write_text(mask_credentials(json.dumps(record, indent=2)))
+        sweep_folder = SweepRecord(plan.id, run.run_id, plan.title, sys.argv[1:], str(Path.cwd())).save(folder)
         session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
         return cls(run, store, session, folder, sweep_folder)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lrtape.app.config import Settings, sentence
-from lrtape.app.sweep.grid import Point
+from lrtape.app.sweep.grid import Point, short_names
 from lrtape.app.sweep.objective import direction_of
 from lrtape.app.sweep.planning import MAX_TITLE_CHARACTERS, Planner, SweepPlan, hash_of
 from lrtape.app.sweep.space import Choice, Space, read_spaces
@@ -90,7 +90,8 @@ def plan_search(settings: Settings, arguments: Sequence[str], planner: Planner) 
     swept = _swept(spaces)
     # A point of each space, always the same one, stands for whatever the command line fixes.
     identity = [name] if name else [objective, direction, repr(spaces), *(trial.id for trial in tried)]
-    title = name or textwrap.shorten(f"search {' x '.join(swept)}", MAX_TITLE_CHARACTERS)
+    what = " x ".join(short_names(list(swept)).values())
+    title = name or textwrap.shorten(f"search {what}", MAX_TITLE_CHARACTERS, placeholder=" ...")
     sweep_id = hash_of(["search", settings.tracking.experiment, *identity])
     return SweepPlan(sweep_id, title, objective, direction, (), swept), spaces
 

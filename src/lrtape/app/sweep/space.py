@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -77,12 +77,14 @@ class Space:
         name: what distinguishes it from the others; empty where it is the only one.
         fixed: what all of its trials are given, by key, as Hydra takes it.
         axes: what its trials differ in, by key.
+        deleted: overrides that delete something.
         own: what of `fixed` other spaces do not have, by key, without quotes.
     """
 
     name: str
     fixed: Mapping[str, str]
     axes: Mapping[str, Axis]
+    deleted: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
 
     def point(self, values: Mapping[str, Number | str]) -> Point:
@@ -92,8 +94,8 @@ class Space:
         short = short_names(list(self.axes))
         parts = [label(key, unquoted(text), short[key]) for key, text in shown.items()]
         named = {**self.own, **{key: unquoted(text) for key, text in texts.items()}}
-        overrides = tuple(f"{key}={text}" for key, text in {**self.fixed, **texts}.items())
-        return Point(overrides, named, " ".join(filter(None, [self.name, *parts])))
+        given = (f"{key}={text}" for key, text in {**self.fixed, **texts}.items())
+        return Point((*self.deleted, *given), named, " ".join(filter(None, [self.name, *parts])))
 
     def at(self, share: float) -> Point:
         """The point at a share of the way along each axis."""
@@ -114,9 +116,9 @@ def read_spaces(given: Any, arguments: Sequence[str]) -> list[Space]:
         ConfigError: a space is none, or nothing is varied.
         HydraException: an override is none.
     """
-    own: dict[str, str | Axis] = {}
-    for override in OverridesParser.create().parse_overrides(list(arguments)):
-        own[override.get_key_element()] = _read_override(override)
+    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    deleted = tuple(override.input_line or "" for override in overrides if override.is_delete())
+    own = {override.get_key_element(): _read_override(override) for override in overrides if not override.is_delete()}
     mappings = given if isinstance(given, list) else [given or {}]
     spaces = []
     for number, mapping in enumerate(mappings):
@@ -126,7 +128,7 @@ def read_spaces(given: Any, arguments: Sequence[str]) -> list[Space]:
         axes = {key: value for key, value in values.items() if not isinstance(value, str)}
         if SEED in axes:
             raise ConfigError("a search must have one seed, but varies `seed`. Give one: seed=0")
-        spaces.append(Space("", fixed, axes))
+        spaces.append(Space("", fixed, axes, deleted))
     if not any(space.axes for space in spaces):
         raise ConfigError(
             f"a search must have something to vary, but nothing is. Give a range, as {_EXAMPLE}, or `sweep.space`."
@@ -142,9 +144,7 @@ def _distinguish(spaces: Sequence[Space]) -> list[Space]:
     owns = [{key: unquoted(space.fixed[key]) for key in differing if key in space.fixed} for space in spaces]
     names = [" ".join(label(key, text, short[key]) for key, text in own.items()) for own in owns]
     return [
-        Space(
-            name if name and names.count(name) == 1 else f"{name} space {number}".strip(), space.fixed, space.axes, own
-        )
+        replace(space, name=name if name and names.count(name) == 1 else f"{name} space {number}".strip(), own=own)
         for number, (name, own, space) in enumerate(zip(names, owns, spaces, strict=True))
     ]
 
