@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from lrtape.app.data import Data
 from lrtape.app.main import FULL_ERROR, main
 from lrtape.tracking.history import read_run
+from lrtape.tracking.sweep_runs import TRIAL
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 Command = Callable[..., tuple[int, str]]
@@ -215,7 +216,7 @@ def test_a_sweep_is_a_run_for_each_value(command: Command, store: str, tmp_path:
         "-m", "experiment=steplr", "scheduler.step_size=1", "trainer.epochs=3", "scheduler.gamma=0.1,0.5"
     )
     assert code == 0, text
-    runs = runs_of(store)
+    runs = [run for run in runs_of(store) if TRIAL in run.data.tags]
     lrs = {run.data.params["scheduler.gamma"]: list(read_run(run.info.run_id, store)["lr/all"].values) for run in runs}
 
     assert {run.info.status for run in runs} == {"FINISHED"}

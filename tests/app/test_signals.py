@@ -239,21 +239,6 @@ def test_a_second_signal_stops_at_once(start: Start, store: str, tmp_path: Path)
     assert list(tape["lr/0"].steps) == list(range(N_STEPS))
 
 
-def test_a_signal_ends_a_sweep(start: Start, store: str, tmp_path: Path) -> None:
-    """The jobs that follow are not started; the command to go on with is that of the job, not of the sweep."""
-    process = start("-m", *TINY, "seed=1,2", PAUSE_S="0.3")
-    wait_for(lambda: is_training(tmp_path), process)
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=DEADLINE_S)
-    command = shlex.split(text.partition("To go on:")[2])
-
-    assert process.returncode == 130
-    assert the_run(store).info.status == "KILLED"
-    assert "seed=1" in command
-    assert "-m" not in command
-    assert len(list(tmp_path.glob("multirun/*/*/*/checkpoints/last.pt"))) == 1
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_before_the_training_ends_it_at_once(start: Start, store: str, number: int, code: int) -> None:
     """While the data are built: no run, no checkpoint, one sentence."""

@@ -229,7 +229,9 @@ def test_a_killed_driver(start: Start, runs: Callable[[], tuple[Any, list[Any]]]
 def test_a_signal_leaves_nobody_running(
     number: signal.Signals, start: Start, runs: Callable[[], tuple[Any, list[Any]]], tmp_path: Path
 ) -> None:
-    """Ctrl-C and SIGTERM end the trial and the sweep in good order: both are KILLED, and no other trial is begun."""
+    """Ctrl-C and SIGTERM end the trial and the sweep in good order: both are KILLED, no other trial is begun, and the
+    end says how to go on.
+    """
     process = start("scheduler.gamma=0.1,0.2,0.3", PAUSE_S="0.2")
     wait_for(lambda: trained(tmp_path) == 2, process)
     time.sleep(0.4)
@@ -238,6 +240,8 @@ def test_a_signal_leaves_nobody_running(
     parent, children = runs()
 
     assert process.returncode == 128 + number, err
+    assert "To go on:   lrtape train -m" in err
+    assert "Checkpoint: " in err
     assert parent.info.status == "KILLED"
     assert [run.info.status for run in children] == ["FINISHED", "KILLED"]
     assert trained(tmp_path) == 2

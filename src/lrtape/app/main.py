@@ -49,8 +49,7 @@ def _run(cfg: DictConfig) -> float:
     try:
         return train(cfg, settings, Path(hydra_config.runtime.output_dir), overrides)
     except Interrupted as interruption:
-        # Only here is it known which job of a sweep this is.
-        arguments = overrides if hydra_config.mode == RunMode.MULTIRUN else sys.argv[1:]
+        arguments = None if hydra_config.mode == RunMode.MULTIRUN else sys.argv[1:]
         print(_farewell(interruption, arguments), file=sys.stderr)  # noqa: T201 - the end of a command
         raise
 
@@ -96,18 +95,26 @@ def _format_warning(
     return f"{text}\n" if text.startswith("lrtape") else _default_format(message, category, filename, lineno, line)
 
 
-def _farewell(interruption: Interrupted, arguments: Sequence[str]) -> str:
-    """What a person needs to know when a signal has ended the training."""
+def _farewell(interruption: Interrupted, arguments: Sequence[str] | None) -> str:
+    """What a person needs to know when a signal has ended the training; of a sweep's job, how to go on is the sweep's
+    to say.
+    """
     text = f"lrtape: {interruption}; everything that was recorded is stored or in the spool."
     if interruption.checkpoint is None:
         return text
+    if arguments is None:
+        return f"{text}\nCheckpoint: {interruption.checkpoint.absolute()}"
     path = str(interruption.checkpoint.absolute())
     if not _PLAIN_PATH.fullmatch(path):
         path = '"' + path.replace('"', '\\"') + '"'
     kept = [argument for argument in arguments if not argument.startswith("trainer.resume=")]
-    program = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
-    command = f"{program} {shlex.join([*kept, f'trainer.resume={path}'])}"
+    command = f"{program()} {shlex.join([*kept, f'trainer.resume={path}'])}"
     return f"{text}\nCheckpoint: {interruption.checkpoint.absolute()}\nTo go on:   {command}"
+
+
+def program() -> str:
+    """What a person types before the arguments of this command."""
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
 
 
 def refuse_passwords(arguments: Sequence[str]) -> None:

@@ -121,6 +121,7 @@ def test_strict_checks_refuse_a_trial_and_no_other(plan: Plan) -> None:
         (["seed=0,1"], ["sweep.objective=val/f1"], "must be one of train/loss, val/loss, val/acc, but is 'val/f1'"),
         (["seed=0,1"], ["sweep.objective=val/accuracy_top1"], "must be one of train/loss"),
         (["seed=0,1"], ["sweep.seeds=3"], "`sweep.seeds` must be 1 where `seed` is swept"),
+        (["seed=0,1", "trainer.resume=last"], [], "`trainer.resume` must be null in a sweep"),
         (["seed=a,b"], [], "`seed` must be swept over whole numbers"),
         (["data=digits,one_sample"], [], "`sweep.objective` must be set where points measure different metrics"),
     ],

@@ -15,7 +15,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
 from lrtape.app.config import STOP, Settings, check
-from lrtape.app.interrupts import Interrupted, Interrupts
+from lrtape.app.interrupts import Interrupts
+from lrtape.app.main import program
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
 from lrtape.app.sweep.launchers import prepare_launcher
@@ -90,8 +91,9 @@ def _drive_tracked(
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
         try:
             rounds.run()
-        except (KeyboardInterrupt, Interrupted):
+        except KeyboardInterrupt:
             rounds.wind_up()
+            print(f"To go on:   {command}", file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
         runs = rounds.wind_up()
         text, failed = summarize(plan, runs)
@@ -127,7 +129,7 @@ def composing(config: DictConfig, context: HydraContext) -> Compose:
 
 def command_line() -> str:
     """What a person has typed."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return f"{program()} {shlex.join(sys.argv[1:])}"
 
 
 class JobLauncher:

@@ -264,6 +264,11 @@ class _Rehearsals:
 
     def _rehearse(self, cfg: DictConfig) -> _Rehearsal:
         settings = check(cfg, Path.cwd())
+        if settings.trainer.resume is not None:
+            raise ConfigError(
+                f"`trainer.resume` must be null in a sweep, but is {settings.trainer.resume!r} instead. The same "
+                "command goes on with a sweep, and trains anew what was cut off."
+            )
         data = self._data.setdefault(OmegaConf.to_yaml(cfg.data, resolve=True), build_data(cfg))
         length, epoch_steps = Length.of(data, settings.trainer), steps_per_epoch(data, settings.trainer)
         self.n_epochs = max(self.n_epochs, length.epochs)
