@@ -93,7 +93,7 @@ def _drive_tracked(
             rounds.run()
         except KeyboardInterrupt:
             rounds.wind_up()
-            print(f"To go on:   {command}", file=sys.stderr, flush=True)  # noqa: T201 - a command
+            print(f"To go on:   {command_line()}", file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
         runs = rounds.wind_up()
         text, failed = summarize(plan, runs)

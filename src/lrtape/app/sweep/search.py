@@ -1,5 +1,6 @@
 """Drives a search: asks a study what to train, gives that to a launcher, and tells the study what came of it."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from lrtape.app.config import MAX, STOP, Settings, sentence
-from lrtape.app.interrupts import Interrupted, Interrupts
+from lrtape.app.interrupts import Interrupts
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.driver import JobLauncher, check_sweep, command_line, composing
 from lrtape.app.sweep.liveness import wait_a_moment
@@ -90,8 +91,9 @@ def drive_search(
         search = Search(plan, study, spaces, planner, parent, train, settings, options.n_trials, n_jobs, max_failed)
         try:
             search.run()
-        except (KeyboardInterrupt, Interrupted):
+        except KeyboardInterrupt:
             search.settle_dead()
+            print(f"To go on:   {command_line()}", file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
         text, failed = search.summary()
         print(f"\n{text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
