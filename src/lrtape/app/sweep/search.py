@@ -285,4 +285,5 @@ def _is_same(one: Suggestion, trial: Trial, twin: str) -> bool:
 
 def _distinct(suggestions: Sequence[Suggestion]) -> tuple[Trial, ...]:
     """Their trials, without those that are equal to others."""
-    return tuple(one.trial for one in suggestions if one.trial is not None and one.same_as is None)
+    trials = [one.trial for one in suggestions if one.trial is not None and one.same_as is None]
+    return tuple({trial.overrides: trial for trial in trials}.values())

@@ -88,8 +88,9 @@ def plan_search(settings: Settings, arguments: Sequence[str], planner: Planner) 
     direction = direction_of(settings.sweep.direction, objective)
     name = settings.sweep.name
     swept = _swept(spaces)
-    # A point of each space, always the same one, stands for whatever the command line fixes.
-    identity = [name] if name else [objective, direction, repr(spaces), *(trial.id for trial in tried)]
+    axes = [[space.name, *(f"{key}={axis!r}" for key, axis in space.axes.items())] for space in spaces]
+    # A point of each space, always the same one, stands for whatever else is in the config.
+    identity = [name] if name else [objective, direction, axes, [trial.id for trial in tried]]
     what = " x ".join(short_names(list(swept)).values())
     title = name or textwrap.shorten(f"search {what}", MAX_TITLE_CHARACTERS, placeholder=" ...")
     sweep_id = hash_of(["search", settings.tracking.experiment, *identity])
