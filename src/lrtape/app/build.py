@@ -157,12 +157,16 @@ def build(group: str, node: DictConfig, *args: Any, **kwargs: Any) -> Any:
             f"`{group}` must have a `_target_`, but has only {list(node)}. Choose one of {group}'s configs."
         )
     try:
-        return instantiate(node, *args, _convert_="all", **kwargs)
-    except InstantiationException as error:
-        cause = error.__cause__
+        with warnings.catch_warnings():
+            # Hydra 1.4 asks for a list of targets, which here are the user's own: its blocklist is what remains.
+            warnings.filterwarnings("ignore", message=r"hydra.utils.instantiate\(\) resolved _target_")
+            return instantiate(node, *args, _convert_="all", **kwargs)
+    except Exception as error:
+        # Hydra 1.3 wraps what a target raises, 1.4 does not.
+        cause = (error.__cause__ if isinstance(error, InstantiationException) else None) or error
         if isinstance(cause, LRTapeError):
             raise cause from None
-        raise ConfigError(_why(group, target, error if cause is None else cause)) from error
+        raise ConfigError(_why(group, target, cause)) from error
 
 
 def _why(group: str, target: str, cause: BaseException) -> str:

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lrtape.app.sweep.grid import MAX_POINTS, expand, quote
@@ -90,6 +90,11 @@ text = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size
 
 
 @given(st.recursive(plain | text, lambda inner: st.lists(inner, max_size=3), max_leaves=5))
+@example("a\\0")
+@example("a\\'b\\")
+@example("it's")
+@example("null")
+@example(["0.1", 25, "25%"])
 def test_what_is_quoted_is_read_back(value: object) -> None:
     """Hydra's own parser reads every quoted value as what it was: numbers as numbers, texts as texts."""
     (override,) = OverridesParser.create().parse_overrides([f"key={quote(value)}"])

@@ -94,7 +94,8 @@ def quote(value: Any) -> str:
         case str():
             if _PLAIN.fullmatch(value) and value.lower() not in _NOT_STRINGS:
                 return value
-            return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+            # A backslash means something before a quote alone.
+            return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + "\\'" * bool(end[2]), value) + "'"
         case list() | tuple():
             return f"[{','.join(map(quote, value))}]"
         case Mapping():
