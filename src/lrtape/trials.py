@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 FINISHED = "FINISHED"
 RUNNING = "RUNNING"
+SWEEPS = "sweeps"
+"""In the tracking folder: a folder for each sweep."""
 
 
 @dataclass(frozen=True, slots=True)

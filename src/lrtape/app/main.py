@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrtape.app.config import check, sentence
 from lrtape.app.interrupts import Interrupted
+from lrtape.app.program import program
 from lrtape.errors import ConfigError, LRTapeError, StoppedOnFindingError, SweepFailedError, TrainingDivergedError
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
@@ -105,8 +106,7 @@ def _farewell(interruption: Interrupted, arguments: Sequence[str]) -> str:
     if not _PLAIN_PATH.fullmatch(path):
         path = '"' + path.replace('"', '\\"') + '"'
     kept = [argument for argument in arguments if not argument.startswith("trainer.resume=")]
-    program = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
-    command = f"{program} {shlex.join([*kept, f'trainer.resume={path}'])}"
+    command = f"{program()} {shlex.join([*kept, f'trainer.resume={path}'])}"
     return f"{text}\nCheckpoint: {interruption.checkpoint.absolute()}\nTo go on:   {command}"
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, read_write
 
 from lrtape.app.config import STOP, Settings, check
 from lrtape.app.interrupts import Interrupted, Interrupts
+from lrtape.app.program import program
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
 from lrtape.app.sweep.launchers import prepare_launcher
@@ -93,7 +94,7 @@ def drive(
 def _drive_tracked(
     plan: SweepPlan, settings: Settings, callback: SweepCallback, launch: Launch, max_batch_size: int | None
 ) -> None:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = f"{program()} {shlex.join(sys.argv[1:])}"
     with Interrupts(), Parent.open(plan, settings, command) as parent:
         callback.parent_run_id = parent.run_id
         callback.experiment = settings.tracking.experiment

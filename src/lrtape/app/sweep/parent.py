@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from lrtape.app.config import Settings
 from lrtape.app.resumed_run import reopen_run
 from lrtape.app.sweep.liveness import is_alive
@@ -16,13 +18,12 @@ from lrtape.errors import ConfigError
 from lrtape.session import Session, open_session
 from lrtape.tape import Status
 from lrtape.tracking import sweep_runs
+from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import FINISHED
+from lrtape.trials import FINISHED, SWEEPS
 
-FOLDER = "sweeps"
-"""In the tracking folder: a folder for each sweep."""
 RECORD = "sweep.json"
 """In the folder of a sweep: how to go on with it."""
 
@@ -85,7 +86,8 @@ class Parent:
             tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape")}
             run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
         run.set_tags(_tags(plan, command))
-        sweep_folder = folder / FOLDER / plan.id
+        run.log_text(mask_credentials(msgspec.json.encode(plan.trials).decode()), PLANNED)
+        sweep_folder = folder / SWEEPS / plan.id
         sweep_folder.mkdir(parents=True, exist_ok=True)
         record = {"run_id": run.run_id, "arguments": sys.argv[1:], "cwd": str(Path.cwd()), "title": plan.title}
         (sweep_folder / RECORD).write_text(mask_credentials(json.dumps(record, indent=2)))
