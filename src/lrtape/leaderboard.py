@@ -300,6 +300,6 @@ def _ranked(standings: Sequence[Standing], direction: str) -> list[Standing]:
 def _in_order(texts: Iterable[str]) -> list[str]:
     values = list(dict.fromkeys(texts))
     try:
-        return sorted(values, key=float)
+        return sorted(values, key=lambda text: float(text.removesuffix("%")))  # 30% is a share of the run
     except ValueError:
         return values

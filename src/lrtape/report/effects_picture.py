@@ -30,7 +30,8 @@ def draw_effects(path: Path, board: Leaderboard) -> bool:
     means = [mean for effects in shown for effect in effects for mean in effect.means]
     if not means:
         return False
-    limits = Palette.over(means, board.direction).limits()
+    bars = [end for effects in shown for effect in effects for end in _bar(effect)]
+    limits = Palette.over(means, board.direction).limits(bars)
     n_columns = min(len(shown), 3)
     n_rows = math.ceil(len(shown) / n_columns)
     figure = Figure((4.2 * n_columns + 0.8, 3.4 * n_rows + 0.8), layout="constrained")
@@ -43,7 +44,7 @@ def draw_effects(path: Path, board: Leaderboard) -> bool:
     for row in grid:
         row[0].set_ylabel(f"{board.objective} ({'highest' if board.direction == 'max' else 'lowest'} is best)")
     figure.suptitle(
-        "Effect of each value: dots are points, bars their mean ± standard deviation",
+        "Effect of each value: dots are points, bars their mean ± standard deviation; orange is of the best point",
         x=0.01,
         ha="left",
         fontsize="large",
@@ -69,12 +70,15 @@ def _draw_panel(axes: Axes, effects: Sequence[Effect], board: Leaderboard, limit
             axes.errorbar(
                 place, effect.mean, yerr=effect.spread, fmt="D", color=color, markersize=7, capsize=5, linewidth=1.8
             )
-        if effect.n_failed:
+        notes = [f"{effect.n_failed} failed"] if effect.n_failed else []
+        if effect.mean is not None and not low <= effect.mean <= high:
+            notes.append(f"mean {effect.mean:.3g}")
+        if notes:
             axes.annotate(
-                f"{effect.n_failed} failed",
+                "\n".join(notes),
                 (place, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(0, -3),
+                xytext=(0, -9),
                 textcoords="offset points",
                 ha="center",
                 va="top",
@@ -83,6 +87,11 @@ def _draw_panel(axes: Axes, effects: Sequence[Effect], board: Leaderboard, limit
     axes.set_ylim(low, high)
     axes.set_title(key.lstrip("+"), loc="left", fontsize="medium")
     axes.grid(visible=True, axis="y", alpha=0.3)
+
+
+def _bar(effect: Effect) -> list[float]:
+    spread = effect.spread or 0.0
+    return [] if effect.mean is None else [effect.mean - spread, effect.mean + spread]
 
 
 def _places(axes: Axes, effects: Sequence[Effect]) -> list[float]:

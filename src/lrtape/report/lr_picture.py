@@ -16,11 +16,13 @@ from lrtape.report.curves import Curve, PointCurves
 from lrtape.report.palette import DPI, FAILED, WINNER, Palette
 
 MAX_PANELS = 6
+MAX_NAMES = 8
+"""Points that a legend can tell apart; where there are more, only the best has a name."""
 
 _WIDTH = 10.0
 _HEIGHT = 4.2
 _HEIGHT_OF_MANY = 3.0
-_LOWEST_SHARE = 1e-7
+_LOWEST_SHARE = 1e-6
 """Of the largest lr; an axis that shows less of a cosine's end shows nothing else."""
 
 
@@ -59,7 +61,7 @@ def draw_lr_curves(path: Path, board: Leaderboard, points: Sequence[PointCurves]
     figure.suptitle(
         f"Learning rates of {n_points} point{'s' if n_points != 1 else ''}", x=0.01, ha="left", fontsize="large"
     )
-    _add_legend(figure, board, points)
+    _add_legend(figure, board, points, palette)
     figure.savefig(path, dpi=DPI)
     return True
 
@@ -91,7 +93,7 @@ def _draw_panel(
         for curve in point.curves.get(keys[0], ()):
             _draw_curve(axes, curve, floor, point, board, palette)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(_names(keys), loc="left", fontsize="medium")
+    axes.set_title(f"param group {_names(keys)}", loc="left", fontsize="medium")
     axes.set_ylabel("lr that the step uses")
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.margins(x=0.01)
@@ -111,11 +113,16 @@ def _draw_curve(
     axes.step(steps, lrs, where="post", **style)  # type: ignore[arg-type]
 
 
-def _add_legend(figure: Figure, board: Leaderboard, points: Sequence[PointCurves]) -> None:
+def _add_legend(figure: Figure, board: Leaderboard, points: Sequence[PointCurves], palette: Palette | None) -> None:
     handles = []
+    ranked = [point.standing for point in points if point.standing.mean is not None]
     if board.winner is not None:
-        label = f"best: {board.winner.name}, {board.objective} {board.winner.mean:.4g}"
+        label = f"1, best: {board.winner.name}, {board.objective} {board.winner.mean:.4g}"
         handles.append(Line2D([], [], color=WINNER, linewidth=2.6, label=label))
+    if palette is not None and len(ranked) <= MAX_NAMES:
+        for number, other in enumerate(ranked[1:], start=2):
+            label = f"{number}: {other.name}, {other.mean:.4g}"
+            handles.append(Line2D([], [], color=palette.color(other.mean or 0.0), linewidth=1.5, label=label))
     if any(point.standing.mean is None for point in points):
         handles.append(Line2D([], [], color=FAILED, linestyle=":", label="failed, or not finished yet"))
     if handles:

@@ -1,7 +1,7 @@
 """The colors of a sweep's pictures: the better, the darker. Told apart without seeing colors, and in print."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,8 @@ WINNER = "#d95f02"
 FAILED = "#9a9a9a"
 DPI = 130
 
-_FEW = 4
-_WHISKER = 1.5
-"""Interquartile ranges above the third quartile: what lies beyond is an outlier (J. W. Tukey, 1977)."""
+_FAR = 10.0
+"""A point that is so many times as far from the best as the median is has its color clipped: it has diverged, say."""
 _DARK = 0.55
 """Luminance below which white text can be read."""
 
@@ -41,11 +40,8 @@ class Palette:
         """Of the values of all points: at least one."""
         sign = -1.0 if direction == MAX else 1.0
         costs = sorted(sign * value for value in values)
-        worst = costs[-1]
-        if len(costs) >= _FEW:
-            first, _, third = statistics.quantiles(costs, n=4, method="inclusive")
-            fence = third + _WHISKER * (third - first)
-            worst = max(cost for cost in costs if cost <= fence)
+        fence = costs[0] + _FAR * (statistics.median(dict.fromkeys(costs)) - costs[0])
+        worst = max(cost for cost in costs if cost <= fence)
         return cls(sign * costs[0], sign * worst, costs[-1] > worst)
 
     def color(self, value: float) -> Any:
@@ -57,9 +53,11 @@ class Palette:
         red, green, blue, _ = self.color(value)
         return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < _DARK else "black"
 
-    def limits(self) -> tuple[float, float]:
-        """Of an axis of objectives, with a little room."""
+    def limits(self, others: Iterable[float] = ()) -> tuple[float, float]:
+        """Of an axis of objectives that shows `others`, too, but not what is clipped; with a little room."""
         low, high = sorted((self.best, self.worst))
+        if not self.is_clipped:
+            low, high = min(low, *others, high), max(low, *others, high)
         room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
         return low - room, high + room
 

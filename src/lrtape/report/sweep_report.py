@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lrtape.errors import LRTapeError
@@ -96,27 +96,29 @@ class Reporter:
         sweep = find_sweep(self._run.run_id, self._tracking_uri)
         return Look(sweep, tuple(self._runs.children(sweep.run_id)))
 
-    def report(self, look: Look | None = None) -> Report:
+    def report(self, look: Look | None = None, is_over: bool = False) -> Report:
         """Write the files, upload them, and describe the sweep in its run. Takes some seconds.
 
         A picture that cannot be drawn is warned about and left out.
 
         Args:
             look: what to report; by default what the store has now.
+            is_over: whether nobody trains any more, although the run of the sweep is not ended yet.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
             OSError: the files cannot be written.
         """
         look = look or self.look()
-        board = rank(look.runs, look.sweep.objective, look.sweep.direction, look.sweep.planned)
+        sweep = replace(look.sweep, status="") if is_over else look.sweep
+        board = rank(look.runs, sweep.objective, sweep.direction, sweep.planned)
         self.folder.mkdir(parents=True, exist_ok=True)
         table.write_csv(self.folder / CSV, board)
         table.write_json(self.folder / TABLE, board)
         pictures = self._draw(board)
         winner = representative(board)
-        command = self._write_winner(look.sweep, winner) if winner is not None else ""
-        report = Report(board, look.sweep, command, winner if command else None, self.folder)
+        command = self._write_winner(sweep, winner) if winner is not None else ""
+        report = Report(board, sweep, command, winner if command else None, self.folder)
         self._publish(report, [CSV, TABLE, *([FILE] if command else []), *pictures], pictures)
         return report
 

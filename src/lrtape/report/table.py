@@ -55,7 +55,9 @@ def markdown(board: Leaderboard, max_rows: int) -> str:
 
 def text(board: Leaderboard) -> str:
     """For a terminal. Lines without a last line break."""
-    shown = board.standings[:MAX_LINES]
+    # What has failed is shown in any case.
+    shown = [point for index, point in enumerate(board.standings) if index < MAX_LINES or point.error]
+    shown = shown[: 2 * MAX_LINES]
     head = ("#", "point", f"{board.objective} ({board.direction} is best)", "seeds", "")
     rows = [head, *((place(p), p.name, result(p), _seeds(p), note(p)) for p in shown)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

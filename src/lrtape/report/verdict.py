@@ -33,12 +33,13 @@ def result(point: Standing) -> str:
 
 def noise_of(lead: Lead) -> str:
     """Whether a lead is more than the noise of the seeds."""
+    over = f"Its lead of {lead.gap:.2g} over {lead.second.name}"
     if lead.interval is None:
-        return f"Whether a lead of {lead.gap:.2g} is more than noise, nobody can tell from one seed. Use sweep.seeds=3."
-    interval = f"{CONFIDENCE:.0%} interval of the lead: {lead.interval.low:.2g} to {lead.interval.high:.2g}"
+        return f"{over} may be noise: from one seed nobody can tell. Use sweep.seeds=3."
+    interval = f"{CONFIDENCE:.0%} interval {lead.interval.low:.2g} to {lead.interval.high:.2g}"
     if lead.is_beyond_noise:
-        return f"A lead of {lead.gap:.2g} is more than the noise of the seeds ({interval})."
-    return f"A lead of {lead.gap:.2g} is within the noise of the seeds ({interval})."
+        return f"{over} is more than the noise of the seeds ({interval})."
+    return f"{over} is within the noise of the seeds ({interval})."
 
 
 def _who_won(board: Leaderboard) -> list[str]:
@@ -50,16 +51,14 @@ def _who_won(board: Leaderboard) -> list[str]:
         return [f"{mark}; it is the only point that has a result."]
     second = lead.second
     if lead.gap > 0:
-        sentences = [f"{mark}, ahead of {second.name} with {result(second)}."]
+        sentences = [f"{mark}.", noise_of(lead)]
     elif lead.gap == 0:
         sentences = [f"{mark}, the same as {second.name}."]
     else:
         sentences = [f"{mark}; {second.name} has {result(second)}, but a seed of it has failed."]
-    if lead.gap > 0:
-        sentences.append(noise_of(lead))
     n_rivals = len(board.rivals())
     if lead.interval is not None and n_rivals > (0 if lead.is_beyond_noise else 1):
-        sentences.append(f"{n_rivals} of the {len(board.ranked) - 1} other points cannot be told apart from it.")
+        sentences.append(f"{n_rivals} of {len(board.ranked) - 1} other points cannot be told apart from it.")
     if winner.verdict not in {"", "ok"}:
         sentences.append(f"But mind its learning rates: {winner.verdict}")
     return sentences

@@ -22,10 +22,12 @@ from lrtape.app.sweep.grid import quote
 from lrtape.app.sweep.launchers import prepare_launcher
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan, plan_sweep
+from lrtape.app.sweep.reporting import report_of
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
 from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError, SweepFailedError
+from lrtape.report.companion import ReportCompanion
 
 Launch = Callable[[Sequence[Trial]], Sequence[JobReturn]]
 
@@ -101,13 +103,15 @@ def _drive_tracked(
         callback.tracking_uri = parent.tracking_uri
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
         try:
-            rounds.run()
+            with ReportCompanion(parent.run_id, parent.tracking_uri, parent.folder, parent.sweep_folder):
+                rounds.run()
         except (KeyboardInterrupt, Interrupted):
             rounds.wind_up()
+            print(f"\n{report_of(parent)}", flush=True)  # noqa: T201 - a command
             raise
         runs = rounds.wind_up()
         text, failed = summarize(plan, runs)
-        print(f"\n{text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
+        print(f"\n{report_of(parent) or text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
         if failed:
             raise SweepFailedError(failed)
 
