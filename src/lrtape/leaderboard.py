@@ -15,6 +15,8 @@ SCHEDULER = "scheduler"
 FAILED, KILLED = "FAILED", "KILLED"
 WAITING = "waiting"
 """Not every seed is begun."""
+PRUNED = "pruned"
+"""A search has ended it before its last epoch."""
 REFUSED = "refused"
 """It will not be trained."""
 
@@ -34,7 +36,7 @@ class Standing:
         runs: the run that counts of each seed that was begun, in the order of the seeds; where the point equals another
             one, that one's.
         n_trials: how many seeds it is to have.
-        rank: from 1; 0 where nothing of it is finished.
+        rank: from 1; the same for the same mean; 0 where nothing of it is finished.
         same_as: the name of the point that has the same learning rates, and the same config beside; empty for none.
         refusal: why it is not trained; empty where it is.
         warning: what the findings say of its schedule before it is trained.
@@ -76,8 +78,8 @@ class Standing:
 
     @property
     def failures(self) -> list[TrialRun]:
-        """The runs that have ended without a result."""
-        return [run for run in self.runs if not run.is_finished and run.status != RUNNING]
+        """The runs that have ended without a result, although nobody has decided that."""
+        return [run for run in self.runs if not run.is_finished and not run.is_pruned and run.status != RUNNING]
 
     @property
     def status(self) -> str:
@@ -89,12 +91,15 @@ class Standing:
             return KILLED if statuses == {KILLED} else FAILED  # FINISHED without an objective has failed, too
         if any(run.status == RUNNING for run in self.runs):
             return RUNNING
+        if any(run.is_pruned for run in self.runs):
+            return PRUNED
         return FINISHED if self.n >= max(self.n_trials, 1) else WAITING
 
     @property
     def error(self) -> str:
-        """Why there is no result, or not of every seed; empty where there is."""
-        return self.refusal or next((run.error for run in self.failures if run.error), "")
+        """Why there is no result, or not of every seed; empty where there is, or nobody knows."""
+        texts = [run.pruned if run.is_pruned else run.error for run in self.runs if not run.is_finished]
+        return self.refusal or next(filter(None, texts), "")
 
     @property
     def verdict(self) -> str:
@@ -285,14 +290,17 @@ def _ranked(standings: Sequence[Standing], direction: str) -> list[Standing]:
     sign = -1.0 if direction == MAX else 1.0
 
     def place(standing: Standing) -> tuple[bool, bool, float]:
-        return standing.mean is None, bool(standing.failures), sign * (standing.mean or 0.0)
+        has_lost_some = any(not run.is_finished and run.status != RUNNING for run in standing.runs)
+        return standing.mean is None, has_lost_some, sign * (standing.mean or 0.0)
 
     followers: dict[str, list[Standing]] = {}
     for standing in standings:
         followers.setdefault(standing.same_as, []).append(standing)
     ordered = []
-    for number, first in enumerate(sorted(followers.pop("", ()), key=place), start=1):
-        rank_of_it = number if first.mean is not None else 0
+    alone = sorted(followers.pop("", ()), key=place)
+    places = [place(standing) for standing in alone]
+    for first in alone:
+        rank_of_it = places.index(place(first)) + 1 if first.mean is not None else 0
         ordered += [replace(point, rank=rank_of_it) for point in (first, *followers.pop(first.name, ()))]
     return ordered + [point for left in followers.values() for point in left]
 

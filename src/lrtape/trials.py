@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 FINISHED = "FINISHED"
 RUNNING = "RUNNING"
 SWEEPS = "sweeps"
-"""In the tracking folder: a folder for each sweep."""
+"""In the tracking folder: a folder for each sweep, called by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class TrialRun:
         end_ms: Unix time; ``None`` while it runs.
         metrics: the last value of each metric, by key.
         tags: all of the run.
+        pruned: why a search has ended it before its last epoch; empty where none has.
     """
 
     run_id: str
@@ -43,11 +44,17 @@ class TrialRun:
     end_ms: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    pruned: str = ""
 
     @property
     def is_finished(self) -> bool:
         """Whether it was trained to the end, and has an objective that can be compared."""
         return self.status == FINISHED and self.objective is not None and math.isfinite(self.objective)
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether a search has ended it before its last epoch."""
+        return bool(self.pruned) and self.status != RUNNING
 
 
 def latest_runs(runs: Iterable[TrialRun]) -> dict[str, TrialRun]:

@@ -125,8 +125,8 @@ def _train(
             finally:
                 watch.conclude(run, session, trainer.skipped_steps)
             run.log_artifact(checkpoints.last, "checkpoints")
-        if current_child.get() is not None:
-            _conclude_trial(run, objective, metrics[objective])
+            if current_child.get() is not None:
+                _conclude_trial(run, objective, metrics[objective])
     if current_child.get() is None:  # in a sweep, its driver says so once
         print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics[objective]

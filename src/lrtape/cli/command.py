@@ -17,6 +17,9 @@ def main() -> None:
     if sys.argv[1:2] == ["train"]:
         _train(sys.argv[2:])  # Hydra reads its own arguments
         return
+    if sys.argv[1:2] == ["sweep"]:
+        _sweep(sys.argv[2:])
+        return
     if sys.argv[1:2] == ["preview"]:
         sys.exit(_preview(sys.argv[2:]))  # and so are these
     arguments = _parser().parse_args()
@@ -41,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lrtape", description="A tape recorder for learning rates.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train a model and record its learning rates; `lrtape train --help` says more")
+    commands.add_parser("sweep", help="train every point of a grid; `lrtape sweep --help` says more")
     commands.add_parser(
         "preview", help="draw a schedule without training, and say what looks wrong; `lrtape preview --help` says more"
     )
@@ -117,6 +121,12 @@ def _train(arguments: list[str]) -> None:
 
     sys.argv = ["lrtape train", *arguments]
     train()
+
+
+def _sweep(arguments: list[str]) -> None:
+    from lrtape.app.sweep.command import main as sweep
+
+    sweep(arguments, "lrtape sweep")
 
 
 def _preview(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lrtape.leaderboard import Effect, Leaderboard
-from lrtape.report.palette import DPI, WINNER, Palette
+from lrtape.report.palette import DPI, MAX_WIDTH_INCHES, WINNER, Palette
 
 MAX_PANELS = 9
 MAX_TICKS = 12
@@ -34,7 +34,7 @@ def draw_effects(path: Path, board: Leaderboard) -> bool:
     limits = Palette.over(means, board.direction).limits(bars)
     n_columns = min(len(shown), 3)
     n_rows = math.ceil(len(shown) / n_columns)
-    figure = Figure((4.2 * n_columns + 0.8, 3.4 * n_rows + 0.8), layout="constrained")
+    figure = Figure((min(4.2 * n_columns + 0.8, MAX_WIDTH_INCHES), 3.2 * n_rows + 0.8), layout="constrained")
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     panels: list[Axes] = [axes for row in grid for axes in row]
     for axes, effects in zip(panels, shown, strict=False):
@@ -44,10 +44,10 @@ def draw_effects(path: Path, board: Leaderboard) -> bool:
     for row in grid:
         row[0].set_ylabel(f"{board.objective} ({'highest' if board.direction == 'max' else 'lowest'} is best)")
     figure.suptitle(
-        "Effect of each value: dots are points, bars their mean ± standard deviation; orange is of the best point",
+        "Effect of each value: dots are points, bars their mean ± standard deviation,\norange: the value of the best point",
         x=0.01,
         ha="left",
-        fontsize="large",
+        fontsize="medium",
     )
     figure.savefig(path, dpi=DPI)
     return True

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lrtape.leaderboard import FAILED, KILLED, REFUSED, SCHEDULER, Leaderboard, Standing
-from lrtape.report.palette import DPI, WINNER, Palette
+from lrtape.report.palette import DPI, MAX_WIDTH_INCHES, WINNER, Palette
 
 MAX_CELLS = 15
 """To one side; more values cannot be read."""
@@ -16,6 +16,7 @@ MAX_PANELS = 8
 
 _CELL = 0.95
 _MARGIN = 1.9
+_MIN_WIDTH = 6.5
 _EMPTY = "#ececec"
 
 
@@ -42,10 +43,12 @@ def draw_heatmap(path: Path, board: Leaderboard) -> bool:
     if not means:
         return False
     palette = Palette.over(means, board.direction)
-    widths = [len(panel.xs) * _CELL + _MARGIN for panel in panels]
-    height = max(len(panel.ys) for panel in panels) * 0.75 * _CELL + _MARGIN
-    figure = Figure((max(sum(widths) + 1.2, 6.0), height), layout="constrained")
-    row = list(figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0])
+    # One upon another: MLflow shows no wide pictures.
+    heights = [len(panel.ys) * 0.75 * _CELL + _MARGIN / 2 for panel in panels]
+    width = max(len(panel.xs) for panel in panels) * _CELL + _MARGIN + 1.2
+    size = (min(max(width, _MIN_WIDTH), MAX_WIDTH_INCHES), sum(heights) + 0.5)
+    figure = Figure(size, layout="constrained")
+    row = [axes[0] for axes in figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)]
     for axes, panel in zip(row, panels, strict=True):
         _draw_panel(axes, panel, board, palette)
     if len(set(means)) > 1:

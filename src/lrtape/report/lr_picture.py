@@ -13,13 +13,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lrtape.leaderboard import Leaderboard
 from lrtape.lines import format_lr
 from lrtape.report.curves import Curve, PointCurves
-from lrtape.report.palette import DPI, FAILED, WINNER, Palette
+from lrtape.report.palette import DPI, FAILED, MAX_WIDTH_INCHES, WINNER, Palette
 
 MAX_PANELS = 6
 MAX_NAMES = 8
 """Points that a legend can tell apart; where there are more, only the best has a name."""
 
-_WIDTH = 10.0
 _HEIGHT = 4.2
 _HEIGHT_OF_MANY = 3.0
 _LOWEST_SHARE = 1e-6
@@ -46,7 +45,7 @@ def draw_lr_curves(path: Path, board: Leaderboard, points: Sequence[PointCurves]
     means = [point.standing.mean for point in points if point.standing.mean is not None]
     palette = Palette.over(means, board.direction) if means else None
     height = _HEIGHT if len(shown) == 1 else _HEIGHT_OF_MANY * len(shown)
-    figure = Figure((_WIDTH, height + 0.9), layout="constrained")
+    figure = Figure((MAX_WIDTH_INCHES, height + 0.9), layout="constrained")
     grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
     all_axes = [row[0] for row in grid]
     for axes, keys in zip(all_axes, shown, strict=True):

@@ -14,7 +14,7 @@ MAX_CHARACTERS = 7_800
 """MLflow cuts a tag at 8,000."""
 _ROWS = (15, 8, 4, 1)
 """Of the table: as many as there is room for."""
-_MAX_FAILED = 8
+_MAX_LISTED = 8
 _MAX_ERROR_CHARACTERS = 200
 _MAX_COMMAND_CHARACTERS = 900
 
@@ -55,6 +55,7 @@ def _sections(
             f"![{_CAPTIONS.get(name, name)}](get-artifact?path={REPORT_FOLDER}/{name}&run_uuid={sweep.run_id})"
             for name in pictures
         ),
+        _equal(board),
         _failed(board),
         "### What was swept",
         "\n".join(f"- `{key.lstrip('+')}`: {', '.join(values)}" for key, values in board.swept().items()),
@@ -81,6 +82,24 @@ def _how_to_train_again(board: Leaderboard, command: str, winner: TrialRun | Non
     return f"To train it again, to the last digit on the same kind of machine ({which}):\n\n```\n{command}\n```"
 
 
+def _equal(board: Leaderboard) -> str:
+    followers: dict[str, list[str]] = {}
+    for point in board.standings:
+        if point.same_as:
+            followers.setdefault(point.same_as, []).append(point.name)
+    if not followers:
+        return ""
+    lines = [f"- {first}: {_few(names)}" for first, names in list(followers.items())[:_MAX_LISTED]]
+    n_left = len(followers) - len(lines)
+    more = [f"- and {n_left} more, in leaderboard.csv"] if n_left > 0 else []
+    return "\n".join(["### The same learning rates, trained once", "", *lines, *more])
+
+
+def _few(names: Sequence[str]) -> str:
+    rest = len(names) - _MAX_LISTED
+    return ", ".join(names[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def _failed(board: Leaderboard) -> str:
     lines = []
     for point in board.standings:
@@ -95,9 +114,9 @@ def _failed(board: Leaderboard) -> str:
             ]
     if not lines:
         return ""
-    n_left = len(lines) - _MAX_FAILED
+    n_left = len(lines) - _MAX_LISTED
     more = [f"- and {n_left} more, in leaderboard.csv"] if n_left > 0 else []
-    return "\n".join(["### Without a result", "", *lines[:_MAX_FAILED], *more])
+    return "\n".join(["### Without a result", "", *lines[:_MAX_LISTED], *more])
 
 
 def _plain(text: str) -> str:

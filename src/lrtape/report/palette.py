@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 WINNER = "#d95f02"
 """Orange: seen before everything that is drawn in viridis."""
 FAILED = "#9a9a9a"
-DPI = 130
+DPI = 100
+MAX_WIDTH_INCHES = 9.4
+"""MLflow shows a picture as wide as it is, and no more than this of it beside its assistant."""
 
 _FAR = 10.0
 """A point that is so many times as far from the best as the median is has its color clipped: it has diverged, say."""

@@ -13,6 +13,8 @@ from lrtape.trials import FINISHED
 MAX_NOTE_CHARACTERS = 100
 MAX_LINES = 40
 """On a terminal."""
+_SPACE = "&emsp;"
+"""Between columns: MLflow (3.17) sets them without any."""
 
 
 def columns_of(board: Leaderboard) -> list[str]:
@@ -41,15 +43,16 @@ def write_json(path: Path, board: Leaderboard) -> None:
 
 
 def markdown(board: Leaderboard, max_rows: int) -> str:
-    """The best points, and as many of the others as there is room for."""
-    lines = [f"| # | point | {board.objective} | seeds | |", "|---:|:---|:---|:---|:---|"]
-    for point in board.standings[:max_rows]:
-        name = f"**{point.name}**" if point.rank == 1 and not point.same_as else point.name
-        cells = [place(point), name, result(point), _seeds(point), note(point)]
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    n_left = len(board.standings) - max_rows
-    if n_left > 0:
-        lines.append(f"\n{n_left} more points are in leaderboard.csv.")
+    """The best points, and as many of the others as there is room for; without those that equal another one."""
+    points = [point for point in board.standings if not point.same_as]
+    rows = [("#", "point", board.objective, "seeds", "")]
+    for point in points[:max_rows]:
+        name = f"**{point.name}**" if point.rank == 1 else point.name
+        rows.append((place(point), name, result(point), _seeds(point), note(point)))
+    lines = [f"| {' | '.join(cell.replace('|', '/') + _SPACE for cell in row)} |" for row in rows]
+    lines.insert(1, "|---:|:---|:---|:---|:---|")
+    if len(points) > max_rows:
+        lines.append(f"\n{len(points) - max_rows} more points are in leaderboard.csv.")
     return "\n".join(lines)
 
 

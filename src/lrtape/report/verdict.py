@@ -53,7 +53,8 @@ def _who_won(board: Leaderboard) -> list[str]:
     if lead.gap > 0:
         sentences = [f"{mark}.", noise_of(lead)]
     elif lead.gap == 0:
-        sentences = [f"{mark}, the same as {second.name}."]
+        n_equal = sum(point.rank == winner.rank for point in board.ranked) - 1
+        sentences = [f"{mark}, the same as {second.name if n_equal == 1 else f'{n_equal} other points'}."]
     else:
         sentences = [f"{mark}; {second.name} has {result(second)}, but a seed of it has failed."]
     n_rivals = len(board.rivals())

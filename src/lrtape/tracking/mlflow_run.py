@@ -324,7 +324,7 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and self._is_to_end:
+        if isinstance(error, Exception) and self.is_owned:
             self.set_tags({ERROR: mask_credentials(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]})
         self.finish(Status.after(error))
 

@@ -28,6 +28,8 @@ DIRECTION = "lrtape.sweep.direction"
 """Tag, of a parent: ``min`` or ``max``."""
 TRIALS = "lrtape.sweep.trials"
 """Tag, of a parent: how many trials it has."""
+FINISHED_TRIALS = "lrtape.sweep.finished"
+"""Tag, of a parent: how many trainings are finished, of how many: ``7/8``."""
 COMMAND = "lrtape.sweep.command"
 """Tag, of a parent: what a person has typed."""
 REFUSED = "lrtape.sweep.refused"
@@ -35,9 +37,9 @@ REFUSED = "lrtape.sweep.refused"
 SAME = "lrtape.sweep.same"
 """Tag, of a parent: the ids of the trials that others are equal to, by the names of those, as JSON."""
 BEST = "lrtape.sweep.best"
-"""Tag, of a parent: the best point so far, and what it came to."""
-FINISHED_TRIALS = "lrtape.sweep.finished"
-"""Tag, of a parent: how many trainings are finished, of how many: ``7/8``."""
+"""Tag, of a parent: its best trial so far, where it is a search."""
+PRUNED = "lrtape.pruned"
+"""Tag, of a child: why it was ended before its last epoch."""
 HOST = "lrtape.host"
 """Tag, of a child: the machine that trains it."""
 
@@ -156,4 +158,5 @@ def trial_run(run: Run) -> TrialRun:
         run.info.end_time,
         dict(run.data.metrics),
         tags,
+        tags.get(PRUNED, ""),
     )

@@ -70,7 +70,8 @@ def drive(
         HydraConfig.instance().set_config(composed)
         return _of_the_task(composed)
 
-    plan = plan_sweep(settings, arguments, compose)
+    choice = config.hydra.runtime.choices.get("sweep")
+    plan = plan_sweep(settings, arguments, compose, "" if choice in {None, "default"} else choice)
     if settings.sweep.dry_run:
         print(list_trials(plan))  # noqa: T201 - a command
         return

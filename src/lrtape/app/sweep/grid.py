@@ -54,7 +54,7 @@ def expand(grids: Sequence[Any], arguments: Sequence[str]) -> tuple[list[Point],
         ConfigError: a grid is none, a key has no values, or there are too many points.
         HydraException: an override is none.
     """
-    own = _axes_of(arguments)
+    own, deleted = _axes_of(arguments)
     seeds = own.pop(SEED, [])
     combinations: list[dict[str, str]] = []
     for number, grid in enumerate(grids or [{}]):
@@ -69,12 +69,12 @@ def expand(grids: Sequence[Any], arguments: Sequence[str]) -> tuple[list[Point],
                 raise ConfigError(f"a sweep must have at most {MAX_POINTS:,} points, but has more. Give fewer values.")
     unique = list({tuple(sorted(point.items())): point for point in combinations}.values())
     swept = _swept_keys(unique)
-    short = _short_names(swept)
+    short = short_names(swept)
     points = []
     for combination in unique:
         shown = {key: _shown(combination[key]) for key in swept if key in combination}
         name = " ".join(_label(key, text, short[key]) for key, text in shown.items())
-        points.append(Point(tuple(f"{key}={text}" for key, text in combination.items()), shown, name))
+        points.append(Point((*deleted, *(f"{key}={text}" for key, text in combination.items())), shown, name))
     return points, seeds
 
 
@@ -102,11 +102,12 @@ def quote(value: Any) -> str:
     raise ConfigError(f"a swept value must be a number, a text, a list or a mapping, but is {value!r} instead.")
 
 
-def _axes_of(arguments: Sequence[str]) -> Axes:
-    axes: Axes = {}
-    for override in OverridesParser.create().parse_overrides(list(arguments)):
-        axes[override.get_key_element()] = _values_of(override)
-    return axes
+def _axes_of(arguments: Sequence[str]) -> tuple[Axes, list[str]]:
+    """The values of each key, and the overrides that delete one."""
+    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    deleted = [override.input_line or "" for override in overrides if override.is_delete()]
+    axes = {override.get_key_element(): _values_of(override) for override in overrides if not override.is_delete()}
+    return axes, deleted
 
 
 def _values_of(override: Override) -> list[str]:
@@ -142,7 +143,7 @@ def _swept_keys(points: Sequence[Mapping[str, str]]) -> list[str]:
     return [key for key in keys if len({point.get(key) for point in points}) > 1]
 
 
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
+def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key; the whole key where two end alike."""
     last = {key: key.lstrip("+").rpartition(".")[2] for key in keys}
     return {key: name if list(last.values()).count(name) == 1 else key.lstrip("+") for key, name in last.items()}

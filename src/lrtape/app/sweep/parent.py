@@ -14,6 +14,7 @@ from lrtape.app.config import Settings
 from lrtape.app.resumed_run import reopen_run
 from lrtape.app.sweep.liveness import is_alive
 from lrtape.app.sweep.planning import SweepPlan
+from lrtape.app.sweep.record import SweepRecord
 from lrtape.errors import ConfigError
 from lrtape.session import Session, open_session
 from lrtape.tape import Status
@@ -22,10 +23,7 @@ from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import FINISHED, SWEEPS
-
-RECORD = "sweep.json"
-"""In the folder of a sweep: how to go on with it."""
+from lrtape.trials import FINISHED
 
 
 class Parent:
@@ -87,10 +85,7 @@ class Parent:
             run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
         run.set_tags(_tags(plan, command))
         run.log_text(mask_credentials(msgspec.json.encode(plan.trials).decode()), PLANNED)
-        sweep_folder = folder / SWEEPS / plan.id
-        sweep_folder.mkdir(parents=True, exist_ok=True)
-        record = {"run_id": run.run_id, "arguments": sys.argv[1:], "cwd": str(Path.cwd()), "title": plan.title}
-        (sweep_folder / RECORD).write_text(mask_credentials(json.dumps(record, indent=2)))
+        sweep_folder = SweepRecord(plan.id, run.run_id, plan.title, sys.argv[1:], str(Path.cwd())).save(folder)
         session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
         return cls(run, store, session, folder, sweep_folder)
 
