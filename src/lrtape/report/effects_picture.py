@@ -44,7 +44,7 @@ def draw_effects(path: Path, board: Leaderboard) -> bool:
     for row in grid:
         row[0].set_ylabel(f"{board.objective} ({'highest' if board.direction == 'max' else 'lowest'} is best)")
     figure.suptitle(
-        "Effect of each value: dots are points, bars their mean ± standard deviation,\norange: the value of the best point",
+        "Effect of each value: dots are points, bars their mean ± standard deviation.\nOrange: the best point's value.",
         x=0.01,
         ha="left",
         fontsize="medium",
@@ -80,7 +80,7 @@ def _draw_panel(axes: Axes, effects: Sequence[Effect], board: Leaderboard, limit
                 xycoords=("data", "axes fraction"),
                 xytext=(0, -9),
                 textcoords="offset points",
-                ha="center",
+                ha="left" if place == places[0] else "right" if place == places[-1] else "center",
                 va="top",
                 fontsize="small",
             )
@@ -102,7 +102,8 @@ def _places(axes: Axes, effects: Sequence[Effect]) -> list[float]:
         if min(places) > 0 and max(places) / min(places) > 30:
             axes.set_xscale("log")
         return places
-    texts = [effect.value if len(effect.value) <= 12 else f"{effect.value[:11]}…" for effect in effects]
+    longest = 12 if len(effects) > 3 else 20
+    texts = [e.value if len(e.value) <= longest else f"{e.value[: longest - 1]}…" for e in effects]
     is_crowded = sum(map(len, texts)) > 40
     axes.set_xticks(range(len(texts)), texts, rotation=30 if is_crowded else 0, ha="right" if is_crowded else "center")
     axes.set_xlim(-0.5, len(texts) - 0.5)

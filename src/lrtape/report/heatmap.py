@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from lrtape.leaderboard import FAILED, KILLED, REFUSED, SCHEDULER, Leaderboard, Standing
 from lrtape.report.palette import DPI, MAX_WIDTH_INCHES, WINNER, Palette
 
-MAX_CELLS = 15
+MAX_CELLS = 12
 """To one side; more values cannot be read."""
 MAX_PANELS = 8
 

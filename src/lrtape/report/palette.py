@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 WINNER = "#d95f02"
 """Orange: seen before everything that is drawn in viridis."""
-FAILED = "#9a9a9a"
+FAILED = "#777777"
 DPI = 100
 MAX_WIDTH_INCHES = 9.4
 """MLflow shows a picture as wide as it is, and no more than this of it beside its assistant."""
