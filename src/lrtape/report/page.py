@@ -15,6 +15,8 @@ MAX_CHARACTERS = 7_800
 _ROWS = (15, 8, 4, 1)
 """Of the table: as many as there is room for."""
 _MAX_LISTED = 8
+_MAX_KEYS = 12
+_MAX_VALUES_CHARACTERS = 150
 _MAX_ERROR_CHARACTERS = 200
 _MAX_COMMAND_CHARACTERS = 900
 
@@ -58,7 +60,7 @@ def _sections(
         _equal(board),
         _failed(board),
         "### What was swept",
-        "\n".join(f"- `{key.lstrip('+')}`: {', '.join(values)}" for key, values in board.swept().items()),
+        _swept(board),
         f"```\n{textwrap.shorten(sweep.command, _MAX_COMMAND_CHARACTERS, placeholder=' ...')}\n```"
         if sweep.command
         else "",
@@ -80,6 +82,14 @@ def _how_to_train_again(board: Leaderboard, command: str, winner: TrialRun | Non
     others = f"; add `seed={seeds[1]}` for its next seed" if len(seeds) > 1 else ""
     which = f"seed {winner.seed}{others}"
     return f"To train it again, to the last digit on the same kind of machine ({which}):\n\n```\n{command}\n```"
+
+
+def _swept(board: Leaderboard) -> str:
+    lines = [
+        f"- `{key.lstrip('+')}`: {textwrap.shorten(', '.join(values), _MAX_VALUES_CHARACTERS, placeholder=' ...')}"
+        for key, values in board.swept().items()
+    ]
+    return "\n".join(lines[:_MAX_KEYS])
 
 
 def _equal(board: Leaderboard) -> str:

@@ -4,6 +4,8 @@ from lrtape.leaderboard import SCHEDULER, Lead, Leaderboard, Standing
 from lrtape.noise import CONFIDENCE
 from lrtape.trials import RUNNING, SweepRun
 
+_MAX_SCHEDULES = 12
+
 
 def verdict(board: Leaderboard, sweep: SweepRun) -> str:
     """Who won, by how much, against the noise of the seeds; and how many trainings came to nothing. One line."""
@@ -20,7 +22,9 @@ def schedule_verdict(board: Leaderboard) -> str:
     best = board.schedules
     if len(best) < 2:
         return ""
-    places = [f"{_schedule(point)} {result(point)} ({_of_how_many(point, board)})" for point in best]
+    places = [f"{_schedule(point)} {result(point)} ({_of_how_many(point, board)})" for point in best[:_MAX_SCHEDULES]]
+    if len(best) > len(places):
+        places.append(f"and {len(best) - len(places)} more")
     return f"Best of each schedule: {'; '.join(places)}. {noise_of(board.compare(best[0], best[1]))}"
 
 
