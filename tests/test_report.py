@@ -20,7 +20,7 @@ from lrtape.tape_file import write_tape
 from lrtape.tracking.find_sweep import PLANNED, find_sweep
 from lrtape.tracking.mlflow_run import ERROR, NOTE, MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
-from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, TRIAL, VALUES
+from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, THREADS, TRIAL, VALUES
 from lrtape.trials import FINISHED, PlannedTrial, SweepRun, TrialRun
 
 COMMAND = "python train.py -m scheduler.gamma=0.1,0.5 scheduler.step_size=2,5"
@@ -286,5 +286,9 @@ def test_the_command_has_the_program_that_trained(
 ) -> None:
     """And a folder as it is seen from where the sweep was started."""
     monkeypatch.chdir(tmp_path)
-    found = command_of(SweepRun("r", "s", "t", FINISHED, "e", "o", "min", typed), Path(".lrtape/sweeps/s"))
+    sweep = SweepRun("r", "s", "t", FINISHED, "e", "o", "min", typed)
+    run = TrialRun("r", "t", "n", FINISHED)
+    found = command_of(sweep, run, Path(".lrtape/sweeps/s"))
     assert found == f"{program} --config-dir .lrtape/sweeps/s --config-name best"
+    few = TrialRun("r", "t", "n", FINISHED, tags={THREADS: "1000"})
+    assert command_of(sweep, few, Path(".lrtape/sweeps/s")) == f"OMP_NUM_THREADS=1000 {found}"

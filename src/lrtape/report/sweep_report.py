@@ -153,7 +153,7 @@ class Reporter:
         if resolved is None:
             return ""
         (self.folder / FILE).write_text(config_of(resolved, sweep, winner), encoding="utf-8")
-        return command_of(sweep, self.folder)
+        return command_of(sweep, winner, self.folder)
 
     def _publish(self, report: Report, files: Sequence[str], pictures: Sequence[str]) -> None:
         board = report.board

@@ -1,11 +1,13 @@
 """The winner of a sweep as a config of its own, and the command that trains it again."""
 
+import os
 import re
 import shlex
 from importlib.resources import files
 from pathlib import Path
 
 from lrtape.leaderboard import Leaderboard
+from lrtape.tracking.sweep_runs import THREADS
 from lrtape.tracking.uri import MASK
 from lrtape.trials import SweepRun, TrialRun
 
@@ -59,18 +61,27 @@ def config_of(resolved: str, sweep: SweepRun, run: TrialRun) -> str:
     return "\n".join(head) + "\n" + "".join(blocks.values()) + objective + app["hydra"].rstrip() + "\n"
 
 
-def command_of(sweep: SweepRun, folder: Path) -> str:
+def command_of(sweep: SweepRun, run: TrialRun, folder: Path) -> str:
     """What a person types to train the winner again, in the folder where the sweep was started.
 
     Args:
         sweep: tells by which program that was.
+        run: the one to be trained again; where it had fewer threads than there are CPUs, as several were trained at a
+            time, the command says so.
         folder: where the config lies.
     """
     found = _PROGRAM.match(sweep.command)
     program = found[1] if found and not found[1].endswith(_SWEEP_SCRIPT) else _INSTALLED
     folder = folder.absolute()
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"{program} --config-dir {shlex.quote(str(shown))} --config-name {CONFIG_NAME}"
+    threads = run.tags.get(THREADS, "")
+    prefix = f"OMP_NUM_THREADS={threads} " if threads.isdecimal() and int(threads) != _n_cpus() else ""
+    return f"{prefix}{program} --config-dir {shlex.quote(str(shown))} --config-name {CONFIG_NAME}"
+
+
+def _n_cpus() -> int:
+    """As many threads as torch takes where nobody says anything."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _blocks(text: str) -> dict[str, str]:

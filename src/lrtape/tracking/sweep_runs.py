@@ -42,6 +42,8 @@ PRUNED = "lrtape.pruned"
 """Tag, of a child: why it was ended before its last epoch."""
 HOST = "lrtape.host"
 """Tag, of a child: the machine that trains it."""
+THREADS = "lrtape.threads"
+"""Tag, of a child: how many of them torch computes with; the last digits of a training depend on that."""
 
 PAGE = 1000
 """Runs in one answer of the store."""
