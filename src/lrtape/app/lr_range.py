@@ -14,6 +14,7 @@ from lrtape.app.build import build_data, build_model, build_optimizer
 from lrtape.app.config import RangeSettings, Settings
 from lrtape.app.init_from import init_model
 from lrtape.app.interrupts import Interrupts
+from lrtape.app.program import program
 from lrtape.app.randomness import seed_everything
 from lrtape.app.run import open_run
 from lrtape.app.schedule import Length, Schedule, resolve_horizons
@@ -208,8 +209,7 @@ def command_line(overrides: Sequence[str], changes: dict[str, float]) -> str:
     # Its flags, --config-dir say, are not among the overrides; but in a sweep the overrides are another job's.
     arguments = sys.argv[1:] if set(overrides) <= set(sys.argv[1:]) else overrides
     kept = [argument for argument in arguments if not _is_of_the_test(argument, changes)]
-    program = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
-    return f"{program} {shlex.join([*kept, *(f'{key}={value:g}' for key, value in changes.items())])}"
+    return f"{program()} {shlex.join([*kept, *(f'{key}={value:g}' for key, value in changes.items())])}"
 
 
 def _is_of_the_test(argument: str, changes: dict[str, float]) -> bool:

@@ -22,6 +22,18 @@ def open_history(run_id: str, tracking_uri: str | None) -> History:
         ConfigError: the URI is malformed, carries a password on the command line, or names a file that is not there.
         TrackingError: there is no such run, or the store does not answer.
     """
+    return History(run_id, resolve_store(tracking_uri))
+
+
+def resolve_store(tracking_uri: str | None) -> str:
+    """The absolute URI of a store that is there.
+
+    Args:
+        tracking_uri: by default ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the current folder.
+
+    Raises:
+        ConfigError: see `open_history`.
+    """
     if tracking_uri is not None and has_password(tracking_uri):
         raise ConfigError(REFUSED_CREDENTIALS)
     uri = resolve_tracking_uri(tracking_uri)
@@ -30,7 +42,7 @@ def open_history(run_id: str, tracking_uri: str | None) -> History:
         raise ConfigError(
             f"the tracking store must be there, but there is no {database}. Name the right one with --tracking-uri."
         )
-    return History(run_id, uri)
+    return uri
 
 
 def tapes_of(history: History) -> dict[str, Tape]:

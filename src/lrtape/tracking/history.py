@@ -1,5 +1,6 @@
 """Reads back what MLflow has of a run: its metrics, every row, and the tapes among its artifacts."""
 
+import tempfile
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -85,6 +86,18 @@ class History:
                 rows = self._client.get_metric_history(self.run_id, stored_key)
             points += [from_store(Point(stored_key, row.step, row.timestamp, row.value)) for row in rows]
         return points
+
+    def text(self, path: str) -> str | None:
+        """What stands in one artifact of the run; ``None`` where there is no such one.
+
+        Raises:
+            TrackingError: the artifacts cannot be reached.
+        """
+        with asking(self.tracking_uri), tempfile.TemporaryDirectory() as folder:
+            names = [artifact.path for artifact in self._client.list_artifacts(self.run_id, path.rpartition("/")[0])]
+            if path not in names:
+                return None
+            return Path(self._client.download_artifacts(self.run_id, path, folder)).read_text(encoding="utf-8")
 
     def tapes(self, folder: Path) -> list[Path]:
         """Download every tape of the run, one for each of its recordings.

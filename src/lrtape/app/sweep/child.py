@@ -28,13 +28,17 @@ class Child:
 
     def tags(self) -> dict[str, str]:
         """Of its run."""
-        from lrtape.tracking import sweep_runs  # late: mlflow takes a second to import
+        # Late: torch and mlflow take a second each to import.
+        import torch
+
+        from lrtape.tracking import sweep_runs
 
         return {
             sweep_runs.TRIAL: self.trial.id,
             sweep_runs.VALUES: json.dumps(dict(self.trial.values)),
             sweep_runs.SEED: str(self.trial.seed),
             sweep_runs.HOST: socket.gethostname(),
+            sweep_runs.THREADS: str(torch.get_num_threads()),
         }
 
 

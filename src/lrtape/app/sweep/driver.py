@@ -2,7 +2,6 @@
 
 import copy
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,16 +15,18 @@ from omegaconf import DictConfig, read_write
 
 from lrtape.app.config import STOP, Settings, check
 from lrtape.app.interrupts import Interrupts
-from lrtape.app.main import program
+from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
 from lrtape.app.sweep.launchers import prepare_launcher
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import Compose, SweepPlan, plan_sweep
+from lrtape.app.sweep.reporting import report_of
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
 from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError, SweepFailedError
+from lrtape.report.companion import ReportCompanion
 
 Launch = Callable[[Sequence[Trial]], Sequence[JobReturn]]
 
@@ -86,18 +87,20 @@ def drive(
 def _drive_tracked(
     plan: SweepPlan, settings: Settings, callback: SweepCallback, launch: Launch, max_batch_size: int | None
 ) -> None:
-    with Interrupts(), Parent.open(plan, settings, command_line()) as parent:
+    with Interrupts(), Parent.open(plan, settings, typed_command()) as parent:
         callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri)
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
         try:
-            rounds.run()
+            with ReportCompanion(parent.run_id, parent.tracking_uri, parent.folder, parent.sweep_folder):
+                rounds.run()
         except KeyboardInterrupt:
             rounds.wind_up()
-            print(f"To go on:   {command_line()}", file=sys.stderr, flush=True)  # noqa: T201 - a command
+            print(f"\n{report_of(parent)}", flush=True)  # noqa: T201 - a command
+            print(f"To go on:   {typed_command()}", file=sys.stderr, flush=True)  # noqa: T201
             raise
         runs = rounds.wind_up()
         text, failed = summarize(plan, runs)
-        print(f"\n{text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
+        print(f"\n{report_of(parent) or text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
         if failed:
             raise SweepFailedError(failed)
 
@@ -125,11 +128,6 @@ def composing(config: DictConfig, context: HydraContext) -> Compose:
         return _of_the_task(composed)
 
     return compose
-
-
-def command_line() -> str:
-    """What a person has typed."""
-    return f"{program()} {shlex.join(sys.argv[1:])}"
 
 
 class JobLauncher:

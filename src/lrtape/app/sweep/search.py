@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 
 from lrtape.app.config import MAX, STOP, Settings, sentence
 from lrtape.app.interrupts import Interrupts
+from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
-from lrtape.app.sweep.driver import JobLauncher, check_sweep, command_line, composing
+from lrtape.app.sweep.driver import JobLauncher, check_sweep, composing
 from lrtape.app.sweep.liveness import wait_a_moment
 from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
@@ -78,7 +79,7 @@ def drive_search(
     def has_more(run_id: str) -> bool:
         return 0 < count_results(journal, run_id) < options.n_trials
 
-    with Interrupts(), Parent.open(plan, settings, command_line(), has_more) as parent:
+    with Interrupts(), Parent.open(plan, settings, typed_command(), has_more) as parent:
         callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri)
         callback.study = StudyLink(str(journal), parent.run_id, options.pruner, planner.n_epochs)
         study = Study.open(callback.study, plan.direction, sampler, options.seed)
@@ -93,7 +94,7 @@ def drive_search(
             search.run()
         except KeyboardInterrupt:
             search.settle_dead()
-            print(f"To go on:   {command_line()}", file=sys.stderr, flush=True)  # noqa: T201 - a command
+            print(f"To go on:   {typed_command()}", file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
         text, failed = search.summary()
         print(f"\n{text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
