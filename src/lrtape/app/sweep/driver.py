@@ -21,12 +21,11 @@ from lrtape.app.sweep.grid import quote
 from lrtape.app.sweep.launchers import prepare_launcher
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import Compose, SweepPlan, plan_sweep
-from lrtape.app.sweep.reporting import report_of
+from lrtape.app.sweep.reporting import companion_of, farewell, report_of
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
 from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError, SweepFailedError
-from lrtape.report.companion import ReportCompanion
 
 Launch = Callable[[Sequence[Trial]], Sequence[JobReturn]]
 
@@ -91,12 +90,11 @@ def _drive_tracked(
         callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri)
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
         try:
-            with ReportCompanion(parent.run_id, parent.tracking_uri, parent.folder, parent.sweep_folder):
+            with companion_of(parent):
                 rounds.run()
         except KeyboardInterrupt:
             rounds.wind_up()
-            print(f"\n{report_of(parent)}", flush=True)  # noqa: T201 - a command
-            print(f"To go on:   {typed_command()}", file=sys.stderr, flush=True)  # noqa: T201
+            print(farewell(parent), file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
         runs = rounds.wind_up()
         text, failed = summarize(plan, runs)

@@ -14,7 +14,7 @@ from lrtape.app.config import Settings
 from lrtape.app.resumed_run import reopen_run
 from lrtape.app.sweep.liveness import is_alive
 from lrtape.app.sweep.planning import SweepPlan
-from lrtape.app.sweep.record import FOLDER, SweepRecord
+from lrtape.app.sweep.record import SweepRecord
 from lrtape.errors import ConfigError
 from lrtape.session import Session, open_session
 from lrtape.tape import Status
@@ -23,7 +23,7 @@ from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import FINISHED
+from lrtape.trials import FINISHED, SWEEPS
 
 
 class Parent:
@@ -120,7 +120,7 @@ def _params(plan: SweepPlan, settings: Settings) -> Mapping[str, str]:
 
 def folder_of(plan: SweepPlan, settings: Settings) -> Path:
     """Of what belongs to a sweep."""
-    return Path(settings.tracking.folder) / FOLDER / plan.id
+    return Path(settings.tracking.folder) / SWEEPS / plan.id
 
 
 def trial_tags(plan: SweepPlan) -> dict[str, str]:

@@ -1,11 +1,23 @@
-"""The last report of a sweep, which its driver makes."""
+"""The report of a sweep, as its driver sees to it: beside it while it goes on, and the last one."""
 
 import os
 import warnings
 
+from lrtape.app.program import typed_command
 from lrtape.app.sweep.parent import Parent
+from lrtape.report.companion import ReportCompanion
 from lrtape.report.sweep_report import Reporter
 from lrtape.tracking.uri import mask_credentials
+
+
+def companion_of(parent: Parent) -> ReportCompanion:
+    """Refreshes the report of a sweep as long as it goes on; a context manager."""
+    return ReportCompanion(parent.run_id, parent.tracking_uri, parent.folder, parent.sweep_folder)
+
+
+def farewell(parent: Parent) -> str:
+    """The report of a sweep that a signal has ended, and how to go on with it."""
+    return f"\n{report_of(parent)}\nTo go on:   {typed_command()}"
 
 
 def report_of(parent: Parent) -> str:

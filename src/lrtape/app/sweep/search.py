@@ -17,6 +17,7 @@ from lrtape.app.sweep.driver import JobLauncher, check_sweep, composing
 from lrtape.app.sweep.liveness import wait_a_moment
 from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
+from lrtape.app.sweep.reporting import companion_of, farewell, report_of
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.search_plan import SearchOptions, describe, plan_search
 from lrtape.app.sweep.space import Space
@@ -91,13 +92,14 @@ def drive_search(
         max_failed = 0 if settings.sweep.on_failure == STOP else options.max_failed
         search = Search(plan, study, spaces, planner, parent, train, settings, options.n_trials, n_jobs, max_failed)
         try:
-            search.run()
+            with companion_of(parent):
+                search.run()
         except KeyboardInterrupt:
             search.settle_dead()
-            print(f"To go on:   {typed_command()}", file=sys.stderr, flush=True)  # noqa: T201 - a command
+            print(farewell(parent), file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
         text, failed = search.summary()
-        print(f"\n{text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
+        print(f"\n{report_of(parent) or text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
         if failed:
             raise SweepFailedError(failed)
 
