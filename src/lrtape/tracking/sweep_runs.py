@@ -36,6 +36,8 @@ SAME = "lrtape.sweep.same"
 """Tag, of a parent: the ids of the trials that others are equal to, by the names of those, as JSON."""
 HOST = "lrtape.host"
 """Tag, of a child: the machine that trains it."""
+SLURM_JOB = "lrtape.slurm_job"
+"""Tag, of a child that is trained by a job of Slurm: the id of that, ``12`` or ``12_0``."""
 
 PAGE = 1000
 """Runs in one answer of the store."""

@@ -1,5 +1,6 @@
 """Tells every job of a sweep, wherever it runs, whose child it is. Imports nothing heavy: every command makes one."""
 
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 
 from lrtape.app.sweep.child import Child, current_child
 from lrtape.app.sweep.trial import Trial
+from lrtape.tracking.uri import resolve_tracking_uri
 
 
 class SweepCallback(Callback):
@@ -19,7 +21,8 @@ class SweepCallback(Callback):
     Attributes:
         parent_run_id: the sweep's run; empty where there is none, and outside of a sweep.
         experiment: of that run.
-        tracking_uri: where it is.
+        tracking_uri: where it is; empty where that holds credentials, which every job has in its own environment.
+        sweep_folder: of the driver, for what belongs to this sweep; empty where there is no run.
         trials: what a job trains, by its overrides.
     """
 
@@ -27,6 +30,7 @@ class SweepCallback(Callback):
         self.parent_run_id = ""
         self.experiment = ""
         self.tracking_uri = ""
+        self.sweep_folder = ""
         self.trials: dict[tuple[str, ...], Trial] = {}
 
     @classmethod
@@ -39,7 +43,7 @@ class SweepCallback(Callback):
         trial = self.trials.get(tuple(config.hydra.overrides.task))
         current_child.set(Child(self.parent_run_id, trial) if trial is not None and self.parent_run_id else None)
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:  # noqa: ARG002
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Called by Hydra in the process of a job, when it has trained, or failed with an exception.
 
         A job that has failed before it had a run gets one, which says why.
@@ -51,5 +55,6 @@ class SweepCallback(Callback):
         from lrtape.tracking.sweep_runs import SweepRuns  # late: mlflow takes a second to import
 
         error = job_return._return_value
-        store = SweepRuns(self.tracking_uri, self.experiment)
+        uri = self.tracking_uri or resolve_tracking_uri(config.tracking.uri, Path(config.hydra.runtime.cwd))
+        store = SweepRuns(uri, self.experiment)
         store.put_failed(self.parent_run_id, child.trial.name, child.tags(), f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
 from lrtape.app.config import STOP, Settings, check
-from lrtape.app.interrupts import Interrupted, Interrupts
+from lrtape.app.interrupts import Detached, Interrupted, Interrupts
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
 from lrtape.app.sweep.launchers import prepare_launcher
@@ -25,6 +25,7 @@ from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
 from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError, SweepFailedError
+from lrtape.tracking.uri import mask_credentials
 
 Launch = Callable[[Sequence[Trial]], Sequence[JobReturn]]
 
@@ -75,7 +76,8 @@ def drive(
         raise ConfigError(
             f"a trial must have a schedule that `checks=strict` takes, but none has:\n{list_trials(plan)}"
         )
-    prepare_launcher(config, settings.tracking.uri if settings.tracking.enabled else None)
+    n_trained = sum(trial.is_trained for trial in plan.trials)
+    prepare_launcher(config, settings.tracking.uri if settings.tracking.enabled else None, n_trained)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=task_function, config=config
     )
@@ -97,10 +99,14 @@ def _drive_tracked(
     with Interrupts(), Parent.open(plan, settings, command) as parent:
         callback.parent_run_id = parent.run_id
         callback.experiment = settings.tracking.experiment
-        callback.tracking_uri = parent.tracking_uri
+        has_credentials = mask_credentials(parent.tracking_uri) != parent.tracking_uri
+        callback.tracking_uri = "" if has_credentials else parent.tracking_uri  # launchers write it to disk
+        callback.sweep_folder = str(parent.sweep_folder)
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
         try:
             rounds.run()
+        except Detached:
+            raise
         except (KeyboardInterrupt, Interrupted):
             rounds.wind_up()
             raise
