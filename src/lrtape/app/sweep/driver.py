@@ -22,6 +22,7 @@ from lrtape.app.sweep.launchers import prepare_launcher
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan, plan_sweep
 from lrtape.app.sweep.rounds import Rounds
+from lrtape.app.sweep.slurm_settings import DETACH
 from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
 from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError, SweepFailedError
@@ -87,13 +88,20 @@ def drive(
     if settings.sweep.on_failure == STOP:
         max_batch_size = max_batch_size or 1
     if settings.tracking.enabled:
-        _drive_tracked(plan, settings, callback, launch, max_batch_size)
+        _drive_tracked(
+            plan, settings, callback, launch, max_batch_size, config.hydra.launcher.get("on_interrupt") or DETACH
+        )
     else:
         _drive_untracked(plan, launch)
 
 
 def _drive_tracked(
-    plan: SweepPlan, settings: Settings, callback: SweepCallback, launch: Launch, max_batch_size: int | None
+    plan: SweepPlan,
+    settings: Settings,
+    callback: SweepCallback,
+    launch: Launch,
+    max_batch_size: int | None,
+    on_interrupt: str,
 ) -> None:
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     with Interrupts(), Parent.open(plan, settings, command) as parent:
@@ -107,7 +115,8 @@ def _drive_tracked(
             rounds.run()
         except Detached:
             raise
-        except (KeyboardInterrupt, Interrupted):
+        except (KeyboardInterrupt, Interrupted) as interruption:
+            rounds.interrupted(interruption, on_interrupt)
             rounds.wind_up()
             raise
         runs = rounds.wind_up()

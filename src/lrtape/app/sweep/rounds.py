@@ -77,6 +77,14 @@ class Rounds:
             if self._stops_on_failure and self._has_failed():
                 return
 
+    def interrupted(self, interruption: BaseException, on_interrupt: str) -> None:
+        """End what is queued or trained in Slurm's jobs, those of an earlier driver included; or let it go on.
+
+        Raises:
+            Detached: it goes on.
+        """
+        self._backlog.interrupted(interruption, on_interrupt)
+
     def wind_up(self) -> dict[str, TrialRun]:
         """See that nobody is RUNNING any more; returns the runs that count, by trial.
 

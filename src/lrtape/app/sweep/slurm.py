@@ -1,7 +1,5 @@
 """Gives the trials of a sweep to Slurm, and waits until every one of its jobs is over, however it ended."""
 
-import shlex
-import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -15,16 +13,14 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globa
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from lrtape.app.interrupts import Detached, Interrupted
+from lrtape.app.interrupts import Interrupted
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.slurm_queue import CANCELLED, SlurmQueue
-from lrtape.app.sweep.slurm_settings import DETACH, SlurmSettings
-from lrtape.app.sweep.slurm_submission import FOLDER, Submission
+from lrtape.app.sweep.slurm_settings import SlurmSettings
+from lrtape.app.sweep.slurm_submission import FOLDER, Backlog, Submission
 from lrtape.app.sweep.slurm_task import BEGUN, RETURNED, SlurmTask, read_outcomes, run_task
 from lrtape.errors import ConfigError
 
-CANCEL_S = 150.0
-"""How long cancelled jobs may take to be over: Slurm's ``KillWait``, and the time to ship what was recorded."""
 LOOK_S = (1.0, 15.0)
 """How often to look: at first, and in the long run."""
 PATIENCE = 0.05
@@ -86,7 +82,8 @@ class SlurmLaunch:
             )
             self._wait(submission)
         except Interrupted as interruption:
-            self._interrupted(submission, interruption)
+            Backlog(self._folder.parent).interrupted(interruption, self._settings.on_interrupt)
+            raise
         submission.forget()
         for pickle in self._files.glob("*.pkl"):
             pickle.unlink()
@@ -142,35 +139,14 @@ class SlurmLaunch:
             raise ConfigError(f"Slurm must take the jobs of this sweep, but does not: {_last_line(error)}.") from error
         return str(jobs[0].job_id).partition("_")[0]
 
-    def _wait(self, submission: Submission, deadline_s: float | None = None) -> None:
+    def _wait(self, submission: Submission) -> None:
         begin = time.monotonic()
         left = set(range(len(submission.tasks)))
         while left:
             left = {index for index in left if not submission.is_over(index, self._queue)}
             waited = time.monotonic() - begin
-            if not left or (deadline_s is not None and waited > deadline_s):
-                return
-            time.sleep(min(max(LOOK_S[0], waited * PATIENCE), LOOK_S[1]))
-
-    def _interrupted(self, submission: Submission, interruption: Interrupted) -> None:
-        if self._settings.on_interrupt == DETACH:
-            command = shlex.join([Path(sys.executable).name, *sys.argv])
-            print(  # noqa: T201 - the end of a command
-                f"lrtape: {interruption}; the jobs of this sweep go on.\n"
-                f"To look:   squeue --name={self._name}\n"
-                f"To go on:  {command}\n"
-                f"           waits for them, and trains what is left\n"
-                f"To stop:   scancel --name={self._name}",
-                file=sys.stderr,
-                flush=True,
-            )
-            raise Detached(interruption.number) from interruption
-        print("lrtape: cancelling the jobs of this sweep.", file=sys.stderr, flush=True)  # noqa: T201 - a command
-        self._queue.cancel(self._name)
-        submission = submission.found_in(self._queue)
-        if submission.job_id:
-            self._wait(submission, CANCEL_S)
-        raise interruption
+            if left:
+                time.sleep(min(max(LOOK_S[0], waited * PATIENCE), LOOK_S[1]))
 
     def _outcomes_file(self, index: int) -> Path:
         return self._files / f"outcomes_{index}.jsonl"

@@ -2,18 +2,26 @@
 
 import contextlib
 import json
+import shlex
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from lrtape.app.interrupts import Detached
 from lrtape.app.sweep.slurm_queue import SlurmQueue
+from lrtape.app.sweep.slurm_settings import DETACH
 from lrtape.errors import ConfigError
 from lrtape.tape import now_ms
 
 FOLDER = "slurm"
 """In the folder of a sweep."""
+CANCEL_S = 150.0
+"""How long cancelled jobs may take to be over: Slurm's ``KillWait``, and the time to ship what was recorded."""
+LOOK_S = 1.0
 SUBMITTING_S = 30.0
 """How long sbatch may take: jobs of a driver that was killed meanwhile may still appear."""
 
@@ -130,6 +138,34 @@ class Backlog:
                     flush=True,
                 )
         return found
+
+    def interrupted(self, interruption: BaseException, on_interrupt: str) -> None:
+        """A signal has ended the driver: cancel every job of the sweep and wait until it is over, or let them go on.
+
+        Raises:
+            Detached: they go on.
+        """
+        names = [submission.name for submission in Submission.find(self._sweep_folder)]
+        if not names:
+            return
+        if on_interrupt == DETACH:
+            print(  # noqa: T201 - the end of a command
+                f"lrtape: {interruption}; the jobs of this sweep go on.\n"
+                f"To look:   squeue --name={','.join(names)}\n"
+                f"To stop:   scancel {' '.join(f'--name={name}' for name in names)}\n"
+                f"To go on:  {shlex.join([Path(sys.executable).name, *sys.argv])}\n"
+                "           waits for them, and trains what is left",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise Detached(getattr(interruption, "number", signal.SIGINT)) from interruption
+        print("lrtape: cancelling the jobs of this sweep.", file=sys.stderr, flush=True)  # noqa: T201 - a command
+        deadline = time.monotonic() + CANCEL_S
+        self._shown.update(names)
+        for name in names:
+            self._queue.cancel(name)
+        while self.jobs() and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
 
     def is_over(self, job_id: str) -> bool | None:
         """Whether no process of a job is left; ``None`` where nobody can say."""
