@@ -14,7 +14,7 @@ from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.app.sweep.trial import Trial
 from lrtape.errors import LRTapeError
 from lrtape.tracking.sweep_runs import SLURM_JOB
-from lrtape.trials import RUNNING, TrialRun, latest_runs
+from lrtape.trials import FINISHED, RUNNING, TrialRun, latest_runs
 
 WIND_UP_S = 20.0
 """How long the shippers of dead trainings have, to end their runs by themselves."""
@@ -157,5 +157,11 @@ class Rounds:
 
 
 def _is_through(run: TrialRun | None, job: str) -> bool:
-    """Whether the latest run of a trial says that a job of Slurm, which may go on with other trials, has done it."""
-    return run is not None and (run.is_finished or (run.tags.get(SLURM_JOB) == job and run.status != RUNNING))
+    """Whether the latest run of a trial says that a job of Slurm, which may go on with other trials, has done it.
+
+    A training that is FINISHED has its objective a moment later.
+    """
+    if run is None or run.is_finished:
+        return run is not None
+    has_ended = run.status not in {RUNNING, FINISHED} or run.objective is not None
+    return has_ended and run.tags.get(SLURM_JOB) == job
