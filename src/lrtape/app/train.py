@@ -122,19 +122,20 @@ def _train(
             try:
                 with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
                     metrics = trainer.fit(session, console, checkpoints, interrupts, watch.after_epoch)
+                if current_child.get() is not None:  # before its shipper can end the run
+                    run.set_tags(objective_tag(metrics[objective]))
             finally:
                 watch.conclude(run, session, trainer.skipped_steps)
             run.log_artifact(checkpoints.last, "checkpoints")
         if current_child.get() is not None:
-            _conclude_trial(run, objective, metrics[objective])
+            _refuse_incomparable(objective, metrics[objective])
     if current_child.get() is None:  # in a sweep, its driver says so once
         print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics[objective]
 
 
-def _conclude_trial(run: "Run", name: str, objective: float) -> None:
-    """Note what the trial of a sweep has come to; it must be comparable with other trials."""
-    run.set_tags(objective_tag(objective))
+def _refuse_incomparable(name: str, objective: float) -> None:
+    """What the trial of a sweep has come to must be comparable with other trials."""
     if not math.isfinite(objective):
         raise TrainingDivergedError(
             f"{name} must be a finite number in the end, to be compared with that of other trials, but is {objective}. "

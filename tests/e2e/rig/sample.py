@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -31,6 +32,10 @@ class Sample(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         time.sleep(self.pause_s)
+        if not self.calls:
+            print(  # noqa: T201 - read by tests
+                f"trained with {torch.get_num_threads()} threads", flush=True
+            )
         self.calls.append(index)
         if self.kind == DEADLY and len(self.calls) > STEPS_TO_LIVE:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -9,6 +9,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from lrtape.app.sweep.child import Child, current_child
+from lrtape.app.sweep.gpu_claims import claim_gpu
 from lrtape.app.sweep.trial import Trial
 from lrtape.tracking.uri import resolve_tracking_uri
 
@@ -23,6 +24,7 @@ class SweepCallback(Callback):
         experiment: of that run.
         tracking_uri: where it is; empty where that holds credentials, which every job has in its own environment.
         sweep_folder: of the driver, for what belongs to this sweep; empty where there is no run.
+        gpus: of which each process that trains is to have one; see `claim_gpu`.
         trials: what a job trains, by its overrides.
     """
 
@@ -31,6 +33,7 @@ class SweepCallback(Callback):
         self.experiment = ""
         self.tracking_uri = ""
         self.sweep_folder = ""
+        self.gpus: tuple[str, ...] = ()
         self.trials: dict[tuple[str, ...], Trial] = {}
 
     @classmethod
@@ -40,6 +43,7 @@ class SweepCallback(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra in the process of a job, before it trains."""
+        claim_gpu(self.gpus)
         trial = self.trials.get(tuple(config.hydra.overrides.task))
         current_child.set(Child(self.parent_run_id, trial) if trial is not None and self.parent_run_id else None)
 

@@ -18,7 +18,7 @@ from lrtape.app.config import STOP, Settings, check
 from lrtape.app.interrupts import Detached, Interrupted, Interrupts
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
-from lrtape.app.sweep.launchers import prepare_launcher
+from lrtape.app.sweep.launchers import gpus_to_share, prepare_launcher
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan, plan_sweep
 from lrtape.app.sweep.rounds import Rounds
@@ -83,6 +83,7 @@ def drive(
         hydra_context=context, task_function=task_function, config=config
     )
     callback = SweepCallback.of(context)
+    callback.gpus = gpus_to_share(config)
     callback.trials = {trial.overrides: trial for trial in plan.trials}
     launch = _Launch(launcher)
     if settings.sweep.on_failure == STOP:

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from lrtape.app.sweep.gpu_claims import visible_gpus
 from lrtape.app.sweep.slurm_check import check_slurm
 from lrtape.app.sweep.slurm_settings import SlurmSettings
 from lrtape.errors import ConfigError
@@ -41,10 +42,13 @@ def prepare_launcher(config: DictConfig, tracking_uri: str | None, n_trials: int
         check_slurm(SlurmSettings(**{key: value for key, value in given.items() if key != "_target_"}), n_trials)
     if target == _JOBLIB and launcher.get("n_jobs") in {None, ALL}:
         with read_write(launcher), open_dict(launcher):
-            launcher.n_jobs = _n_gpus(config) or len(os.sched_getaffinity(0))
+            # Not more than there are trials: the workers share the threads.
+            launcher.n_jobs = min(len(gpus_to_share(config)) or len(os.sched_getaffinity(0)), max(n_trials, 1))
 
 
-def _n_gpus(config: Any) -> int:
+def gpus_to_share(config: Any) -> tuple[str, ...]:
+    """The GPUs of this machine that the launcher's processes are to have one each of; see `claim_gpu`."""
     import torch  # late: everything else is known without
 
-    return 0 if config.trainer.device == "cpu" else torch.cuda.device_count()
+    is_alone = str(config.hydra.launcher.get("_target_")) != _JOBLIB or config.trainer.device == "cpu"
+    return () if is_alone else visible_gpus(torch.cuda.device_count())

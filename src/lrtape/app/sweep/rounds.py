@@ -13,6 +13,7 @@ from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.app.sweep.trial import Trial
 from lrtape.errors import LRTapeError
+from lrtape.tape import Status
 from lrtape.tracking.sweep_runs import SLURM_JOB
 from lrtape.trials import FINISHED, RUNNING, TrialRun, latest_runs
 
@@ -44,6 +45,8 @@ class Rounds:
         self._backlog = Backlog(parent.sweep_folder)
         self._tried: set[str] = set()
         """Launched here, and begun."""
+        self._alone: set[str] = set()
+        """Cut off when a process died that may have been another trial's: to be launched once more, by itself."""
         self._lost: dict[str, str] = {}
         """Launched here and never begun: why."""
 
@@ -69,7 +72,8 @@ class Rounds:
                 for trial in due:
                     if trial.id in runs and runs[trial.id].status == RUNNING:
                         self._bury(runs[trial.id])
-                self._launch_batch(due[: self._max_batch_size])
+                together = [trial for trial in due if trial.id not in self._alone]
+                self._launch_batch(together[: self._max_batch_size] or due[:1])
             elif alive:
                 wait_a_moment()
             else:
@@ -119,6 +123,12 @@ class Rounds:
             problem = f"{type(error).__name__}: {error}"
         begun = {run.trial_id for run in self._children() if run.run_id not in before}
         self._tried |= begun
+        if problem and len(trials) > 1:
+            # joblib ends all its workers when one dies, and nobody knows which one that was.
+            runs = self._look()
+            cut = {key for key in begun if not runs[key].is_finished and runs[key].status != Status.FAILED}
+            self._alone |= cut
+            self._tried -= cut
         missing = [trial.id for trial in trials if trial.id not in begun]
         # In the end, some launchers say which trials were never begun, as a process died that should have trained more.
         waiting = {t.id for t, job in zip(trials, returns, strict=False) if job.status == JobStatus.UNKNOWN}
