@@ -102,7 +102,7 @@ def test_twelve_trials_whose_driver_is_killed_and_whose_config_is_edited(server:
     )
     sweep.start()
     sweep.wait_for(1, RUNNING)
-    optimizer.write_text(as_submitted.replace("weight_decay: 0", "weight_decay: 0.5"))
+    optimizer.write_text(as_submitted.replace("weight_decay: 0", "weight_decay: 1"))
     assert optimizer.read_text() != as_submitted
     sweep.interrupt(signal.SIGKILL)
     place.wait_until(lambda: len(sweep.children) > 6, "a job is begun that was queued")
@@ -112,7 +112,7 @@ def test_twelve_trials_whose_driver_is_killed_and_whose_config_is_edited(server:
     assert "of Slurm already" in sweep.said
     assert len(sweep.children) == 12
     assert sweep.missing() == []
-    assert {server.store.params(run.id)["optimizer.weight_decay"] for run in sweep.children} == {"0"}
+    assert {server.store.params(run.id)["optimizer.weight_decay"] for run in sweep.children} == {"0.0"}
     assert len({run.tags["lrtape.slurm_job"] for run in sweep.children}) == 4
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rig.place import TRAIN_PY, Place
-from rig.store import Server
+from rig.store import Server, Store
 
 N_STEPS = 10
 RUNNING = "RUNNING"
@@ -39,16 +39,16 @@ class Sweep:
 
     Args:
         place: where it runs.
-        server: where its runs end up.
+        server: where its runs end up; or a store itself.
         name: of the experiment, and of the folder.
         overrides: what is swept, and how.
     """
 
-    def __init__(self, place: Place, server: Server, name: str, *overrides: str) -> None:
+    def __init__(self, place: Place, server: Server | Store, name: str, *overrides: str) -> None:
         self.folder = place.folder / name
         self.folder.mkdir(exist_ok=True)
         self._place = place
-        self._server = server
+        self._store = server if isinstance(server, Store) else server.store
         self._name = name
         self._n_started = 0
         self._command = [
@@ -75,7 +75,10 @@ class Sweep:
     def interrupt(self, number: signal.Signals) -> int:
         """Send the driver a signal and wait for its end; returns its exit code."""
         assert self.process is not None
-        os.kill(self.process.pid, number)
+        if number == signal.SIGINT:  # as a terminal does: to all that it has started
+            os.killpg(self.process.pid, number)
+        else:
+            os.kill(self.process.pid, number)
         return self.process.wait()
 
     @property
@@ -90,7 +93,7 @@ class Sweep:
     @property
     def runs(self) -> list[Run]:
         """Every run of it, the parent too."""
-        store = self._server.store
+        store = self._store
         return [Run(run_id, store.status(run_id), store.tags(run_id)) for run_id in store.run_ids_of(self._name)]
 
     @property
@@ -122,7 +125,7 @@ class Sweep:
         problems += [f"{n} runs of trial {trial}" for trial, n in trials.items() if n != 1]
         problems += [f"{run.name} is no child" for run in self.runs if run not in [*self.parents, *self.children]]
         for run in self.children:
-            stored = self._server.store.values(run.id)
+            stored = self._store.values(run.id)
             steps = sorted(step for _, step in stored)
             if steps != list(range(N_STEPS)) or any(len(values) != 1 for values in stored.values()):
                 problems.append(f"{run.name} has steps {steps}")

@@ -1,5 +1,6 @@
 """What a launcher needs to know of the machine, and of the tracking store, before it launches anything."""
 
+import importlib.util
 import os
 from typing import Any
 
@@ -13,6 +14,7 @@ from lrtape.tracking.uri import sqlite_path
 
 _JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 _OF_SEVERAL_MACHINES = ("SlurmLauncher", "RayLauncher", "RayAWSLauncher")
+_RAY = "hydra_plugins.lrtape.ray_launcher.RayLauncher"
 _SLURM = "hydra_plugins.lrtape.slurm_launcher.SlurmLauncher"
 ALL = -1
 """As `n_jobs` of joblib."""
@@ -36,6 +38,11 @@ def prepare_launcher(config: DictConfig, tracking_uri: str | None, n_trials: int
             f"`tracking.uri` must be a server for trainings on several machines ({target.rpartition('.')[2]}), but is "
             f"{tracking_uri!r}, a file that they cannot share. Start one, `mlflow server --host 0.0.0.0`, and give "
             "tracking.uri=http://HOST:5000; or sweep on this machine alone: hydra/launcher=joblib."
+        )
+    if target == _RAY and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "hydra/launcher=lrtape_ray needs the package ray, which is not installed. Install it: pip install "
+            '"lrtape[ray]".'
         )
     if target == _SLURM:
         given: Any = OmegaConf.to_container(launcher, resolve=True)

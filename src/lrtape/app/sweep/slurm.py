@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 
 from lrtape.app.interrupts import Interrupted
 from lrtape.app.sweep.callback import SweepCallback
@@ -19,6 +18,7 @@ from lrtape.app.sweep.slurm_queue import CANCELLED, SlurmQueue
 from lrtape.app.sweep.slurm_settings import SlurmSettings
 from lrtape.app.sweep.slurm_submission import FOLDER, Backlog, Submission
 from lrtape.app.sweep.slurm_task import BEGUN, RETURNED, SlurmTask, read_outcomes, run_task
+from lrtape.app.sweep.snapshot import compose_job
 from lrtape.errors import ConfigError
 
 LOOK_S = (1.0, 15.0)
@@ -47,7 +47,6 @@ class SlurmLaunch:
         self._queue = SlurmQueue()
         callback = SweepCallback.of(context)
         self._trials = callback.trials
-        # Absolute, and made once: `now` would be another time in a job.
         self._sweep_dir = Path(str(config.hydra.sweep.dir)).absolute()
         self._folder = Path(callback.sweep_folder or self._sweep_dir) / FOLDER
         self._name = f"lrtape-{self._folder.parent.name}-{uuid.uuid4().hex[:6]}"
@@ -66,7 +65,10 @@ class SlurmLaunch:
             Interrupted: by a signal; the jobs are over.
         """
         setup_globals()
-        configs = [self._compose(overrides, first_job + index) for index, overrides in enumerate(job_overrides)]
+        configs = [
+            compose_job(self._context, self._config, self._sweep_dir, overrides, first_job + index)
+            for index, overrides in enumerate(job_overrides)
+        ]
         n = self._settings.n_per_task(len(configs))
         tasks = [configs[start : start + n] for start in range(0, len(configs), n)]
         self._files.mkdir(parents=True, exist_ok=True)
@@ -93,18 +95,6 @@ class SlurmLaunch:
             job = submission.job_of(index)
             returns += [self._return(job, outcomes.get(place), config) for place, config in enumerate(task)]
         return returns
-
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """Now, so that what is edited while the jobs are queued changes nothing."""
-        config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
-        job, sweep = config.hydra.job, config.hydra.sweep
-        with read_write(job), open_dict(job), read_write(sweep):
-            job.id = f"{job.name}_{number}"
-            job.num = number
-            sweep.dir = str(self._sweep_dir)
-            HydraConfig.instance().set_config(config)
-            sweep.subdir = str(sweep.subdir)
-        return config
 
     def _trial_id(self, config: DictConfig) -> str:
         overrides = tuple(config.hydra.overrides.task)
