@@ -2,6 +2,7 @@
 
 import os
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,12 +27,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture
-def fresh(place: Place, fresh_store: Path, request: pytest.FixtureRequest) -> Store:
-    return Store(fresh_store).copy(place.folder / f"{request.node.name}.db")
+def fresh(place: Place, fresh_store: Path) -> Store:
+    return Store(fresh_store).copy(place.folder / f"{uuid.uuid4().hex}.db")
 
 
 def test_a_worker_that_is_killed_costs_no_other_trial_its_result(place: Place, fresh: Store) -> None:
-    """Who was cut off, as joblib ends all workers with it, is trained again. Each worker has its share of the threads."""
+    """Who was cut off, as joblib ends all workers with it, is trained again. The workers share the threads."""
     sweep = Sweep(place, fresh, "deadly", *JOBLIB, "+data.pause_s=0.05", "+data.kind=0,1,2")
 
     assert sweep.run() == 1

@@ -33,7 +33,7 @@ def cluster(place: Place) -> Iterator[str]:
     """The override that names it."""
     if not HAS_RAY:
         pytest.skip("Ray is not installed here; .ci/run installs it for this file alone")
-    command = [sys.executable, CLUSTER]
+    command = [sys.executable, str(CLUSTER)]
     with (place.folder / "ray.err").open("w") as err:
         process = subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""A real cluster of Ray on the loopback, of two nodes with one CPU each; prints its address, and ends with its stdin."""
+"""A real cluster of Ray on the loopback: two nodes of one CPU. Prints its address, and ends with its stdin."""
 
 import os
 import sys

@@ -51,7 +51,7 @@ class Sweep:
         self._store = server if isinstance(server, Store) else server.store
         self._name = name
         self._n_started = 0
-        self._command = [
+        self._command: list[str | Path] = [
             "python",
             TRAIN_PY,
             "-m",
@@ -112,11 +112,14 @@ class Sweep:
         return Counter(run.status for run in self.children)
 
     def wait_for(self, n: int, status: str) -> None:
-        """Wait until so many trials have a status."""
-        self._place.wait_until(
-            lambda: bool(self.parents) and self.statuses()[status] >= n,
-            f"{n} of {self._name} are {status}: {self.said}",
-        )
+        """Wait until so many trials have a status; the driver must go on meanwhile."""
+
+        def has_come() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.said
+            return bool(self.parents) and self.statuses()[status] >= n
+
+        self._place.wait_until(has_come, f"{n} of {self._name} are {status}")
 
     def missing(self) -> list[str]:
         """What the store has not of a sweep whose trials must all be trained, each one once."""
