@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -33,6 +33,12 @@ ON_FAILURE = (CONTINUE, STOP)
 """What a sweep does when a trial has failed."""
 STOP_CODES = tuple(code for code in registry.CODES if code != values.NEVER_UPDATED)
 """Of the findings that a training looks for while it runs."""
+EXTRAS = {
+    "hydra/launcher/joblib": 'hydra-joblib-launcher, which is not installed. Install it: pip install "lrtape[joblib]".',
+    "hydra/launcher/ray": "hydra-ray-launcher, which is not installed. lrtape's own launcher needs Ray alone: "
+    'pip install "lrtape[ray]", and hydra/launcher=lrtape_ray.',
+}
+"""What configs of other packages need."""
 SCHEDULER_KEYS = ("name", "interval", "monitor")
 """The keys of a scheduler's config that are lrtape's, not the scheduler's own."""
 
@@ -264,5 +270,7 @@ def sentence(error: BaseException) -> str:
         return explain(cause)
     if isinstance(error, OmegaConfBaseException):
         return explain(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:
+        return f"{'='.join(error.missing_cfg_file.rsplit('/', 1))} needs {EXTRAS[error.missing_cfg_file]}"
     text = str(error).partition("\nConfig search path:")[0].strip()
     return text if isinstance(error, LRTapeError | HydraException) else f"{type(error).__name__}: {text}"

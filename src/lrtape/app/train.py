@@ -125,11 +125,11 @@ def _train(
                 with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
                     after_epoch = report_epochs(watch.after_epoch, trainer, run, objective)
                     metrics = trainer.fit(session, console, checkpoints, interrupts, after_epoch)
+                if current_child.get() is not None:  # before its shipper can end the run
+                    _conclude_trial(run, objective, metrics[objective])
             finally:
                 watch.conclude(run, session, trainer.skipped_steps)
             run.log_artifact(checkpoints.last, "checkpoints")
-            if current_child.get() is not None:
-                _conclude_trial(run, objective, metrics[objective])
     if current_child.get() is None:  # in a sweep, its driver says so once
         print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics[objective]

@@ -44,6 +44,8 @@ HOST = "lrtape.host"
 """Tag, of a child: the machine that trains it."""
 THREADS = "lrtape.threads"
 """Tag, of a child: how many of them torch computes with; the last digits of a training depend on that."""
+SLURM_JOB = "lrtape.slurm_job"
+"""Tag, of a child that is trained by a job of Slurm: the id of that, ``12`` or ``12_0``."""
 
 PAGE = 1000
 """Runs in one answer of the store."""

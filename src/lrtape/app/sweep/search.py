@@ -10,16 +10,18 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from lrtape.app.config import MAX, STOP, Settings, sentence
-from lrtape.app.interrupts import Interrupts
+from lrtape.app.interrupts import Detached, Interrupts
 from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.driver import JobLauncher, check_sweep, composing
+from lrtape.app.sweep.launchers import on_interrupt_of
 from lrtape.app.sweep.liveness import wait_a_moment
 from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
 from lrtape.app.sweep.reporting import companion_of, farewell, report_of
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.search_plan import SearchOptions, describe, plan_search
+from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.app.sweep.space import Space
 from lrtape.app.sweep.study import JOURNAL, Study, Suggestion, build_pruner, count_results, sampler_of
 from lrtape.app.sweep.study_link import StudyLink
@@ -67,7 +69,7 @@ def drive_search(
         )
     planner = Planner(settings, composing(config, context))
     plan, spaces = plan_search(settings, arguments, planner)
-    launch = JobLauncher.of(config, context, task_function, settings)
+    launch = JobLauncher.of(config, context, task_function, settings, options.n_jobs or options.n_trials)
     n_jobs = options.n_jobs or max(1, int(config.hydra.launcher.get("n_jobs") or 1))
     sampler = sampler_of(options.sampler, is_parallel=n_jobs > 1)
     build_pruner(options.pruner, planner.n_epochs)
@@ -81,7 +83,7 @@ def drive_search(
         return 0 < count_results(journal, run_id) < options.n_trials
 
     with Interrupts(), Parent.open(plan, settings, typed_command(), has_more) as parent:
-        callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri)
+        callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri, parent.sweep_folder)
         callback.study = StudyLink(str(journal), parent.run_id, options.pruner, planner.n_epochs)
         study = Study.open(callback.study, plan.direction, sampler, options.seed)
 
@@ -94,7 +96,10 @@ def drive_search(
         try:
             with companion_of(parent):
                 search.run()
-        except KeyboardInterrupt:
+        except Detached:
+            raise
+        except KeyboardInterrupt as interruption:
+            Backlog(parent.sweep_folder).interrupted(interruption, on_interrupt_of(config))
             search.settle_dead()
             print(farewell(parent), file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
