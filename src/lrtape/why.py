@@ -8,7 +8,7 @@ from lrtape.errors import ConfigError
 from lrtape.lines import format_lr
 from lrtape.plan import Plan, label_of
 from lrtape.reasons import Call, describe
-from lrtape.tape import Series, Tape
+from lrtape.tape import Tape
 
 
 def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
@@ -80,7 +80,7 @@ def _outside(tape: Tape, key: str, index: int, plan: Plan) -> str:
         return ""
     planned = plan.simulated[key]
     recorded = tape[key]
-    was, became = (_value_at(planned, recorded.steps[at]) for at in (index - 1, index))
+    was, became = (planned.at(recorded.steps[at]) for at in (index - 1, index))
     if was is None or became is None:
         return ""
     if is_close(was, recorded.values[index - 1]) and is_close(became, recorded.values[index]):
@@ -91,8 +91,3 @@ def _outside(tape: Tape, key: str, index: int, plan: Plan) -> str:
     if is_close(was, became):
         return f"changed outside the scheduler: by the plan it stays at {format_lr(was)}"
     return f"changed outside the scheduler: by the plan it goes from {format_lr(was)} to {format_lr(became)}"
-
-
-def _value_at(series: Series, step: int) -> float | None:
-    index = bisect_left(series.steps, step)
-    return series.values[index] if index < len(series) and series.steps[index] == step else None

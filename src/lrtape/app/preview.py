@@ -60,6 +60,7 @@ class Preview:
         plan: of the training.
         tape: what the training would record; flat, where that depends on a metric that nobody knows.
         findings: what may be wrong with it.
+        frozen: the names of groups that never move.
         note: what a person should know beside that.
     """
 
@@ -68,6 +69,7 @@ class Preview:
     plan: Plan
     tape: Tape
     findings: list[Finding]
+    frozen: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -139,6 +141,8 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
     from lrtape.app.build import build_data
     from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons, steps_per_epoch
     from lrtape.app.trainer import metric_names
+    from lrtape.keys import Keys
+    from lrtape.recorder import Recorder
     from lrtape.simulation import simulate
 
     data = build_data(cfg)
@@ -164,9 +168,12 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
             note = f"{schedule.monitor} is made up: {len(metrics)} values, the last of which goes on to the end."
     tape = plan.simulated if plan.simulated is not None else simulate(optimizer, None, plan)
     findings = [] if plan.simulated is None else check(tape, plan)
-    if len(next(iter(tape.values()))) < length.steps:
-        note = f"Drawn are the first {len(next(iter(tape.values()))):,} steps."
-    return Preview(label, _title(cfg, length, epoch_steps, len(tape)), plan, tape, findings, note)
+    n_drawn = max(series.steps[-1] for series in tape.values()) + 1
+    if n_drawn < length.steps:
+        note = f"Drawn are the first {n_drawn:,} steps."
+    groups = Recorder(optimizer, 0, Keys()).groups
+    frozen = tuple(group.name for group in groups if group.key not in tape)
+    return Preview(label, _title(cfg, length, epoch_steps, len(groups)), plan, tape, findings, frozen, note)
 
 
 def _build(cfg: DictConfig, data: "Data") -> "tuple[Module, Optimizer]":
@@ -261,7 +268,7 @@ def _text(previews: Sequence[Preview]) -> str:
     blocks = []
     for made in previews:
         head = f"{made.label}: {made.title}" if made.label else made.title
-        blocks += [head, milestone_table(made.tape, made.plan)]
+        blocks += [head, milestone_table(made.tape, made.plan, made.frozen)]
         if made.note:
             blocks.append(_wrapped("note", made.note))
         if made.findings:

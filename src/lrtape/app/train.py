@@ -30,6 +30,7 @@ from lrtape.plan import Plan
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.session import open_session
+from lrtape.tape import Group
 from lrtape.tracking.uri import mask_credentials
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _train(
     plan = make_plan()
     refuse_unloadable(schedule.scheduler)
     # Refuses groups of one name, before there is a run.
-    names = [group.name for group in Recorder(optimizer, 0, Keys()).groups]
+    groups = Recorder(optimizer, 0, Keys()).groups
     folder = output_dir / "checkpoints"
     if resumption is not None:
         resumption.restore(trainer, cfg)
@@ -112,9 +113,10 @@ def _train(
         checkpoints = Checkpoints(
             folder, run.run_id, trainer.parts, config, length, bookmark if settings.tracking.enabled else None
         )
-        with _open_session(run, settings, resumption, watch.columns) as session:
+        with _open_session(run, settings, resumption, groups, watch.columns) as session:
             session.add(optimizer, first_step=trainer.place.next_step)
             try:
+                names = [group.name for group in groups]
                 with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
                     metrics = trainer.fit(session, console, checkpoints, interrupts, watch.after_epoch)
             finally:
@@ -134,7 +136,7 @@ def _open_run(
 
 def _watch(plan: Plan, make_plan: Callable[..., Plan], trainer: Trainer, settings: Settings) -> Watch:
     place, monitor = trainer.place, trainer.schedule.monitor
-    if plan.interval == "epoch" and place.first_step != place.epoch * (plan.steps_per_epoch or 0):
+    if place.first_step != place.epoch * (plan.steps_per_epoch or 0) and (plan.interval == "epoch" or plan.thaws):
         # Before it was resumed, steps were skipped: what was planned for an epoch comes earlier.
         plan = replace(plan, simulated=None)
     # The mean loss of an epoch is given to a scheduler, but not recorded.
@@ -142,11 +144,18 @@ def _watch(plan: Plan, make_plan: Callable[..., Plan], trainer: Trainer, setting
     return Watch(plan, settings.checks, settings.trainer.stop_on, replan, place.next_step)
 
 
-def _open_session(run: "Run", settings: Settings, resumption: Resumption | None, columns: Columns | None) -> "Session":
+def _open_session(
+    run: "Run",
+    settings: Settings,
+    resumption: Resumption | None,
+    groups: Sequence[Group],
+    columns: Columns | None,
+) -> "Session":
     tracking = settings.tracking
     overlap: Overlap | None = None
     if resumption is not None:
-        overlap = find_overlap(tracking, run, resumption.run_id, resumption.first_step, resumption.next_lrs)
+        owed_lrs = {group.key: lr for group, lr in zip(groups, resumption.next_lrs, strict=False)}
+        overlap = find_overlap(tracking, run, resumption.run_id, resumption.first_step, owed_lrs)
     return open_session(
         run,
         None,

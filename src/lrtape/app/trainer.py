@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from lrtape.app.interrupts import Interrupted, Interrupts
 from lrtape.app.randomness import random_states, restore_random_states
 from lrtape.app.schedule import Length, Schedule
 from lrtape.errors import ConfigError, TrainingDivergedError
-from lrtape.groups import thaw
+from lrtape.groups import FROZEN, moving_lrs, thaw
 from lrtape.session import Session
 
 TRAIN_LOSS = "train/loss"
@@ -176,7 +176,8 @@ class Trainer:
                     session.log(name, metrics[name], place.next_step - 1)
         if stepped:
             self.schedule.after_epoch(metrics)
-        console.epoch(place.epoch, place.next_step - 1, place.used_lrs, self._lrs(), metrics)
+        shown = moving_lrs(self.optimizer.param_groups, place.epoch + 1)
+        console.epoch(place.epoch, place.next_step - 1, self._moving(place.used_lrs), shown, metrics)
 
         # Where an epoch does not validate, its train/loss is no match for the val/loss of the others.
         loss = metrics.get(VAL_LOSS if self._val_batches is not None else TRAIN_LOSS, math.inf)
@@ -235,15 +236,16 @@ class Trainer:
                 )
             if stepped:
                 self.schedule.after_step()
-                console.step(place.epoch, step, place.used_lrs, self._lrs(), loss)
+                shown = moving_lrs(self.optimizer.param_groups)
+                console.step(place.epoch, step, self._moving(place.used_lrs), shown, loss)
             interrupts.check()
         return sum(place.losses) / len(place.losses)
 
     def _log_frozen(self, session: Session) -> None:
         """Put on the tape which groups do not move from here on, whose lr says nothing."""
         for group in self.optimizer.param_groups:
-            if "frozen" in group:
-                session.log(f"frozen/{group['name']}", float(group["frozen"]), self.place.next_step)
+            if FROZEN in group:
+                session.log(f"frozen/{group['name']}", float(group[FROZEN]), self.place.next_step)
 
     def _step(self, window: list[Batch]) -> float:
         """One optimizer step on the mean loss over all samples of a window of batches; returns that loss."""
@@ -310,6 +312,10 @@ class Trainer:
     def _lrs(self) -> list[float]:
         """What the next step will use."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _moving(self, lrs: Sequence[float]) -> list[float | None]:
+        """Without those of groups that are frozen."""
+        return [None if group.get(FROZEN) else lr for group, lr in zip(self.optimizer.param_groups, lrs, strict=True)]
 
     def _owed_lrs(self) -> list[float]:
         """What the next step will use; nothing at the end of an epoch, where the scheduler has still to be stepped."""

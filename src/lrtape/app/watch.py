@@ -4,7 +4,6 @@ import json
 import sys
 import textwrap
 import warnings
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -122,8 +121,8 @@ class Watch:
             return []
         recorded = self.columns.tape()
         plan = replace(self._plan, skipped_steps=skipped_steps)
-        if skipped_steps and plan.interval == "epoch":
-            # The epochs are shorter than planned, and the lr rightly changes earlier.
+        if skipped_steps and (plan.interval == "epoch" or plan.thaws):
+            # The epochs are shorter than planned, and what happens between two of them rightly comes earlier.
             plan = replace(plan, simulated=None)
         elif self._replan is not None and not self._first_step and not skipped_steps:
             plan = self._replan(_metrics(recorded, plan))
@@ -160,9 +159,4 @@ def _metrics(recorded: Tape, plan: Plan) -> list[float | None]:
 
 def _until(tape: Tape, step: int) -> Tape:
     """The steps before `step`."""
-    cut = {}
-    for key, series in tape.items():
-        end = bisect_left(series.steps, step)
-        if end:
-            cut[key] = Series(series.steps[:end], series.times_ms[:end], series.values[:end])
-    return Tape.of(cut)
+    return Tape.of({key: cut for key, series in tape.items() if (cut := series.until(step))})
