@@ -183,6 +183,10 @@ class Tape(Mapping[str, Series]):
             for step, time_ms, value in zip(series.steps, series.times_ms, series.values, strict=True):
                 yield Point(key, step, time_ms, value)
 
+    def until(self, step: int) -> "Tape":
+        """The rows before this step."""
+        return Tape.of({key: cut for key, series in self.items() if (cut := series.until(step))})
+
     @property
     def lr(self) -> "Tape":
         """The learning rates alone: the keys that begin with ``lr/``."""

@@ -8,7 +8,9 @@ from lrtape.errors import ConfigError
 from lrtape.lines import format_lr
 from lrtape.plan import Plan, label_of
 from lrtape.reasons import Call, describe
-from lrtape.tape import Tape
+from lrtape.tape import Series, Tape
+
+_SAME_FACTOR = 1e-6
 
 
 def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
@@ -39,7 +41,7 @@ def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
     if not changed:
         first, begins = series.steps[0], format_lr(series.values[0])
         if not index:
-            return f"{key} begins with {begins} at step {first}."
+            return f"{key} begins with {begins} at step {first}{', where it was thawed' if _thaws(tape, key) else ''}."
         return f"{key} did not change at step {step}: it has been {begins} since step {first}, its first one."
     change = (
         f"from {format_lr(series.values[changed - 1])} to {format_lr(series.values[changed])}: "
@@ -48,6 +50,12 @@ def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
     if changed == index:
         return f"{key} changed at step {step} {change}"
     return f"{key} did not change at step {step}; it changed last at step {series.steps[changed]} {change}"
+
+
+def _thaws(tape: Tape, key: str) -> bool:
+    """Whether a group was frozen before its first step."""
+    frozen = tape.get(key.replace("lr/", "frozen/", 1))
+    return frozen is not None and frozen.steps[0] < tape[key].steps[0]
 
 
 def _same(one: float, other: float) -> bool:
@@ -63,26 +71,40 @@ def _reason(tape: Tape, key: str, index: int, plan: Plan) -> str:
     if not plan.scheduler:
         return "the scheduler's config is not known" + (", and its plan has the same change" if plan.simulated else "")
     label = label_of(plan.scheduler)
+    call = Call(
+        plan.scheduler, plan.calls_before(step), plan, series.values[index] > series.values[index - 1], tape, step
+    )
+    said = "" if step % plan.steps_per_call else describe(call)
+    if said:
+        return said
+    if _planned(tape, key, index, plan) is not None:
+        return (
+            f"as planned, but not by the config that the run began with: {label} changes nothing there. The training "
+            "was resumed with another one"
+        )
     if step % plan.steps_per_call:
         return (
             f"changed outside the scheduler: {label} is stepped after each epoch of {plan.steps_per_call} steps, and "
             f"step {step} is not the first of an epoch"
         )
-    call = Call(
-        plan.scheduler, plan.calls_before(step), plan, series.values[index] > series.values[index - 1], tape, step
-    )
-    return describe(call) or f"changed outside the scheduler: {label} changes nothing at {plan.interval} {call.number}"
+    return f"changed outside the scheduler: {label} changes nothing at {plan.interval} {call.number}"
+
+
+def _planned(tape: Tape, key: str, index: int, plan: Plan) -> tuple[float, float] | None:
+    """What the plan has before and after a recorded change; ``None`` where nobody knows."""
+    if plan.simulated is None or key not in plan.simulated:
+        return None
+    was, became = (plan.simulated[key].at(tape[key].steps[at]) for at in (index - 1, index))
+    return None if was is None or became is None else (was, became)
 
 
 def _outside(tape: Tape, key: str, index: int, plan: Plan) -> str:
     """What to say if the recorded change is not the simulated one; empty if it is, or nobody knows."""
-    if plan.simulated is None or key not in plan.simulated:
+    planned = _planned(tape, key, index, plan)
+    if planned is None or plan.simulated is None:
         return ""
-    planned = plan.simulated[key]
     recorded = tape[key]
-    was, became = (planned.at(recorded.steps[at]) for at in (index - 1, index))
-    if was is None or became is None:
-        return ""
+    was, became = planned
     if is_close(was, recorded.values[index - 1]) and is_close(became, recorded.values[index]):
         return ""
     finding = compare_with_plan(tape, plan.simulated, plan)
@@ -90,4 +112,19 @@ def _outside(tape: Tape, key: str, index: int, plan: Plan) -> str:
         return f"not as planned. {finding.message.rstrip('.')}"
     if is_close(was, became):
         return f"changed outside the scheduler: by the plan it stays at {format_lr(was)}"
-    return f"changed outside the scheduler: by the plan it goes from {format_lr(was)} to {format_lr(became)}"
+    by_plan = f"by the plan it goes from {format_lr(was)} to {format_lr(became)}"
+    if is_close(was, recorded.values[index - 1]):
+        return f"changed outside the scheduler: {by_plan}"
+    if _is_alike(recorded.values[index - 1], recorded.values[index], was, became):
+        return ""
+    return f"not as planned: {by_plan}, and they had parted before, at step {_parting(recorded, plan.simulated[key])}"
+
+
+def _is_alike(was: float, became: float, planned_was: float, planned_became: float) -> bool:
+    """Whether both change by the same factor: then the scheduler did it, on an lr that somebody else had changed."""
+    return bool(was and planned_was) and math.isclose(became / was, planned_became / planned_was, rel_tol=_SAME_FACTOR)
+
+
+def _parting(recorded: Series, planned: Series) -> int:
+    pairs = ((step, lr, planned.at(step)) for step, lr in zip(recorded.steps, recorded.values, strict=True))
+    return next(step for step, lr, by_plan in pairs if by_plan is not None and not is_close(lr, by_plan))

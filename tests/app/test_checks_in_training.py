@@ -217,10 +217,10 @@ def test_a_check_that_fails_does_not_fail_the_training(
 ) -> None:
     """It is warned about; the training is over by then, and all that it recorded is stored."""
 
-    def broken(*_: object) -> list[Finding]:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Watch, "_findings", broken)
+    monkeypatch.setattr(Watch, "_outcome", broken)
     with pytest.warns(UserWarning, match="could not check what was recorded: ZeroDivisionError"):
         train_in_process(*RIGHT)
 

@@ -109,6 +109,7 @@ def _train(
         print(f"Resumed at step {resumption.first_step} from {resumption.path}", flush=True)  # noqa: T201 - a command
     with _open_run(cfg, settings, overrides, resumption, plan) as run:
         run.log_text(mask_credentials(OmegaConf.to_yaml(cfg)), _config_path(resumption))
+        watch.begin(run)
         bookmark = Bookmark(Path(settings.tracking.folder), settings.tracking.experiment)
         checkpoints = Checkpoints(
             folder, run.run_id, trainer.parts, config, length, bookmark if settings.tracking.enabled else None
@@ -141,7 +142,8 @@ def _watch(plan: Plan, make_plan: Callable[..., Plan], trainer: Trainer, setting
         plan = replace(plan, simulated=None)
     # The mean loss of an epoch is given to a scheduler, but not recorded.
     replan = None if monitor in {None, TRAIN_LOSS} else lambda metrics: make_plan(metrics=metrics)
-    return Watch(plan, settings.checks, settings.trainer.stop_on, replan, place.next_step)
+    is_settled = monitor is None and not trainer.scaler.is_enabled()
+    return Watch(plan, settings.checks, settings.trainer.stop_on, replan, place.next_step, is_settled)
 
 
 def _open_session(

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from lrtape.app.config import OFF, STRICT
+from lrtape.app.planned_tape import keep_plan
 from lrtape.checks.registry import check
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, StoppedOnFindingError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import MlflowRun
     from lrtape.tracking.no_run import NoRun
     from lrtape.tracking.planned_run import PlannedRun
+
+    Run = MlflowRun | PlannedRun | NoRun
 
 OK = "ok"
 FINDINGS = "lr/findings.json"
@@ -38,6 +41,7 @@ class Watch:
         stop_on: codes of findings that end the training.
         replan: makes the plan anew when the metric of each epoch is known; ``None`` where nobody can.
         first_step: of a training that is resumed: nothing before it was recorded here.
+        is_settled: whether nothing that happens can change the plan: no metric, no step that a GradScaler skips.
 
     Attributes:
         columns: keeps what is recorded; ``None`` where nobody needs it.
@@ -50,6 +54,7 @@ class Watch:
         stop_on: Collection[str] = (),
         replan: Replan | None = None,
         first_step: int = 0,
+        is_settled: bool = True,
     ) -> None:
         self.columns = Columns() if mode != OFF or stop_on else None
         self._plan = plan
@@ -57,6 +62,7 @@ class Watch:
         self._stop_on = frozenset(stop_on)
         self._replan = replan
         self._first_step = first_step
+        self._is_settled = is_settled
         self._told: set[str] = set()
 
     def before(self) -> None:
@@ -77,6 +83,11 @@ class Watch:
             )
         self._tell(findings)
 
+    def begin(self, run: "Run") -> None:
+        """Keep the plan with the run that has begun; one that is not settled yet comes when the training is over."""
+        if self._is_settled and self._plan.simulated is not None:
+            keep_plan(run, self._plan.simulated, self._first_step)
+
     def after_epoch(self, skipped_steps: int) -> None:
         """See whether the training may go on. Takes about a microsecond for each step and group so far, if at all.
 
@@ -88,13 +99,13 @@ class Watch:
         """
         if not self._stop_on:
             return
-        for finding in self._findings(skipped_steps):
+        for finding in check(*self._outcome(skipped_steps)):
             if finding.code in self._stop_on:
                 raise StoppedOnFindingError(
                     f"the training was stopped, as `trainer.stop_on` names {finding.code}: {finding.message}"
                 )
 
-    def conclude(self, run: "MlflowRun | PlannedRun | NoRun", session: "Session", skipped_steps: int) -> None:
+    def conclude(self, run: "Run", session: "Session", skipped_steps: int) -> None:
         """Say what is wrong with what was recorded, here and in the run. Never fails the training.
 
         Args:
@@ -105,7 +116,11 @@ class Watch:
         if self._mode == OFF:
             return
         try:
-            findings = self._findings(skipped_steps)
+            recorded, plan = self._outcome(skipped_steps)
+            if not self._is_settled:
+                known = (plan.simulated or Tape()).until(session.steps)
+                keep_plan(run, known, self._first_step)
+            findings = check(recorded, plan)
             self._told |= {finding.code for finding in session.findings}
             self._tell(findings)
             findings += [finding for finding in session.findings if finding not in findings]
@@ -116,10 +131,9 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - the training is over, and nothing of it may be lost
             warnings.warn(f"lrtape could not check what was recorded: {error!r}", stacklevel=2)
 
-    def _findings(self, skipped_steps: int) -> list[Finding]:
-        if self.columns is None:
-            return []
-        recorded = self.columns.tape()
+    def _outcome(self, skipped_steps: int) -> tuple[Tape, Plan]:
+        """What was recorded so far, and what was planned, as far as it is known by now."""
+        recorded = Tape() if self.columns is None else self.columns.tape()
         plan = replace(self._plan, skipped_steps=skipped_steps)
         if skipped_steps and (plan.interval == "epoch" or plan.thaws):
             # The epochs are shorter than planned, and what happens between two of them rightly comes earlier.
@@ -127,8 +141,8 @@ class Watch:
         elif self._replan is not None and not self._first_step and not skipped_steps:
             plan = self._replan(_metrics(recorded, plan))
         if self._first_step and plan.simulated is not None:
-            recorded = Tape.union([_until(plan.simulated, self._first_step), recorded.lr])
-        return check(recorded, plan)
+            recorded = Tape.union([plan.simulated.until(self._first_step), recorded.lr])
+        return recorded, plan
 
     def _tell(self, findings: Iterable[Finding]) -> None:
         for finding in findings:
@@ -155,8 +169,3 @@ def _metrics(recorded: Tape, plan: Plan) -> list[float | None]:
     measured = dict(zip(series.steps, series.values, strict=True))
     length = plan.steps_per_call
     return [measured.get(min((call + 1) * length, plan.n_steps) - 1) for call in range(plan.n_calls)]
-
-
-def _until(tape: Tape, step: int) -> Tape:
-    """The steps before `step`."""
-    return Tape.of({key: cut for key, series in tape.items() if (cut := series.until(step))})

@@ -1,6 +1,8 @@
 """``lrtape why``."""
 
-from lrtape.cli.stored import open_history, tapes_of
+from dataclasses import replace
+
+from lrtape.cli.stored import open_history, plan_of, tapes_of
 from lrtape.errors import ConfigError
 from lrtape.plan import Plan, scheduler_of_params
 from lrtape.tape import Series, Tape
@@ -26,7 +28,7 @@ def why(run_id: str, step: int, key: str | None, tracking_uri: str | None) -> in
     tape = _tape(history)
     if not tape.lr:
         raise ConfigError(f"a run must have learning rates, but run {run_id} has none: {', '.join(tape) or 'nothing'}.")
-    plan = _plan(history, tape)
+    plan = replace(_plan(history, tape), simulated=plan_of(history))
     keys = [key] if key is not None else [name for name, series in tape.lr.items() if step in series.steps]
     for name in keys or tape.lr:
         print(reason(tape, name, step, plan))
