@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lrtape.checks import registry, values
+from lrtape.checks.registry import CODES
 from lrtape.errors import ConfigError
 from lrtape.range_curve import check_range
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
@@ -25,8 +25,6 @@ STRICT = "strict"
 OFF = "off"
 CHECKS = ("warn", STRICT, OFF)
 """What is done about findings."""
-STOP_CODES = tuple(code for code in registry.CODES if code != values.NEVER_UPDATED)
-"""Of the findings that a training looks for while it runs."""
 SCHEDULER_KEYS = ("name", "interval", "monitor")
 """The keys of a scheduler's config that are lrtape's, not the scheduler's own."""
 
@@ -132,7 +130,7 @@ def _check_trainer(trainer: TrainerSettings, base: Path) -> None:
     _require("trainer.device", trainer.device, f"one of {', '.join(DEVICES)}", DEVICES.__contains__)
     _require("trainer.precision", trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
     for code in trainer.stop_on:
-        _require("trainer.stop_on", code, f"codes of findings, of {', '.join(STOP_CODES)}", STOP_CODES.__contains__)
+        _require("trainer.stop_on", code, f"codes of findings, of {', '.join(CODES)}", CODES.__contains__)
     if trainer.resume not in {None, LAST}:
         trainer.resume = str(base / Path(trainer.resume).expanduser())
     if trainer.init_from is not None:

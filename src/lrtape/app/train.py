@@ -121,7 +121,7 @@ def _train(
                 with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
                     metrics = trainer.fit(session, console, checkpoints, interrupts, watch.after_epoch)
             finally:
-                watch.conclude(run, session, trainer.skipped_steps)
+                watch.conclude(run, session, trainer.skipped_steps, trainer.never_updated(session))
             run.log_artifact(checkpoints.last, "checkpoints")
     print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics.get(VAL_LOSS, metrics[TRAIN_LOSS])

@@ -19,6 +19,7 @@ from lrtape.app.data import Data
 from lrtape.app.interrupts import Interrupted, Interrupts
 from lrtape.app.randomness import random_states, restore_random_states
 from lrtape.app.schedule import Length, Schedule
+from lrtape.app.updates import Updates
 from lrtape.errors import ConfigError, TrainingDivergedError
 from lrtape.groups import FROZEN, moving_lrs, thaw
 from lrtape.session import Session
@@ -102,6 +103,7 @@ class Trainer:
         self.skipped_steps = 0
         schedule.check_monitor(metric_names(data))
         self.place = Place(order=self._windows.order(), used_lrs=self._lrs())
+        self._updates = Updates(optimizer)
         self._resumed_randomness: dict[str, Any] | None = None
         # GradScaler skips a step whose gradients overflow: then the optimizer, and this hook, are not called.
         # It marks, and does not count: a step() that calls its parent's fires it twice.
@@ -116,6 +118,7 @@ class Trainer:
             randomness: the states of the global generators then; see `random_states`.
         """
         self.place = place
+        self._updates = Updates(self.optimizer)  # loading the states has moved everything
         self._resumed_randomness = randomness
 
     def has_more(self) -> bool:
@@ -126,13 +129,17 @@ class Trainer:
         is_short = self.settings.max_steps is not None and place.next_step < self.length.steps
         return place.epoch < self.length.epochs or bool(place.losses) or (is_short and not place.stalled)
 
+    def never_updated(self, session: Session) -> list[str]:
+        """The keys of the groups that have an lr, and that have not moved in this process."""
+        return [session.groups[index].key for index in self._updates.missing()]
+
     def fit(
         self,
         session: Session,
         console: Console,
         checkpoints: Checkpoints,
         interrupts: Interrupts,
-        after_epoch: Callable[[int], None] = lambda _: None,
+        after_epoch: Callable[[int, list[str]], None] = lambda *_: None,
     ) -> dict[str, float]:
         """Train, and return the metrics of the last epoch.
 
@@ -143,8 +150,8 @@ class Trainer:
             console: shows.
             checkpoints: are written after each epoch.
             interrupts: end the training after a step.
-            after_epoch: called with `skipped_steps` when the checkpoints of an epoch are written; what it raises ends
-                the training.
+            after_epoch: called with `skipped_steps` and what is `never_updated` when the checkpoints of an epoch are
+                written; what it raises ends the training.
 
         Raises:
             TrainingDivergedError: a loss was not finite, and ``stop_on_nonfinite`` is set.
@@ -155,7 +162,7 @@ class Trainer:
             with interrupts.held():
                 while self.has_more():
                     metrics = self._epoch(session, console, checkpoints, interrupts)
-                    after_epoch(self.skipped_steps)
+                    after_epoch(self.skipped_steps, self.never_updated(session))
         except Interrupted as interruption:
             checkpoints.save(checkpoints.last, self.place, self._owed_lrs())
             interruption.checkpoint = checkpoints.last

@@ -88,30 +88,32 @@ class Watch:
         if self._is_settled and self._plan.simulated is not None:
             keep_plan(run, self._plan.simulated, self._first_step)
 
-    def after_epoch(self, skipped_steps: int) -> None:
+    def after_epoch(self, skipped_steps: int, never_updated: Collection[str] = ()) -> None:
         """See whether the training may go on. Takes about a microsecond for each step and group so far, if at all.
 
         Args:
             skipped_steps: how many optimizer steps a GradScaler has skipped.
+            never_updated: the keys of groups whose parameters have not moved so far.
 
         Raises:
             StoppedOnFindingError: the recorded lrs show something that ``trainer.stop_on`` names.
         """
         if not self._stop_on:
             return
-        for finding in check(*self._outcome(skipped_steps)):
+        for finding in check(*self._outcome(skipped_steps), never_updated=never_updated):
             if finding.code in self._stop_on:
                 raise StoppedOnFindingError(
                     f"the training was stopped, as `trainer.stop_on` names {finding.code}: {finding.message}"
                 )
 
-    def conclude(self, run: "Run", session: "Session", skipped_steps: int) -> None:
+    def conclude(self, run: "Run", session: "Session", skipped_steps: int, never_updated: Collection[str] = ()) -> None:
         """Say what is wrong with what was recorded, here and in the run. Never fails the training.
 
         Args:
             run: gets the findings as an artifact, and the verdict.
             session: what it has found itself is among them; it has been told already.
             skipped_steps: see `after_epoch`.
+            never_updated: see `after_epoch`.
         """
         if self._mode == OFF:
             return
@@ -120,7 +122,7 @@ class Watch:
             if not self._is_settled:
                 known = (plan.simulated or Tape()).until(session.steps)
                 keep_plan(run, known, self._first_step)
-            findings = check(recorded, plan)
+            findings = check(recorded, plan, never_updated=never_updated)
             self._told |= {finding.code for finding in session.findings}
             self._tell(findings)
             findings += [finding for finding in session.findings if finding not in findings]
