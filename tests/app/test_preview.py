@@ -129,6 +129,9 @@ def test_a_metric_that_nobody_knows_is_made_up(capsys: pytest.CaptureFixture[str
     assert "note  ReduceLROnPlateau follows val/loss, which nobody knows before the training." in out
     assert "Nothing found" not in out
 
+    assert main([*plateau, "scheduler.mode=max"]) == 0
+    assert "error  monitor-wrong-mode  `scheduler.mode` is max" in capsys.readouterr().out
+
     (made,) = preview(plateau, metrics=[1.0, 0.5])
     series = made.tape["lr/all"]
     drop = milestones(series)[1]

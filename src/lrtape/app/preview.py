@@ -167,7 +167,7 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
         elif len(metrics) < length.epochs:
             note = f"{schedule.monitor} is made up: {len(metrics)} values, the last of which goes on to the end."
     tape = plan.simulated if plan.simulated is not None else simulate(optimizer, None, plan)
-    findings = [] if plan.simulated is None else check(tape, plan)
+    findings = check(plan.simulated or Tape(), plan)
     n_drawn = max(series.steps[-1] for series in tape.values()) + 1
     if n_drawn < length.steps:
         note = f"Drawn are the first {n_drawn:,} steps."

@@ -71,9 +71,9 @@ class Watch:
         Raises:
             ConfigError: something is, and the mode is strict.
         """
-        if self._mode == OFF or self._plan.simulated is None:
+        if self._mode == OFF:
             return
-        findings = check(self._plan.simulated, self._plan)
+        findings = check(self._plan.simulated or Tape(), self._plan)
         serious = [finding for finding in findings if finding.severity != "note"]
         if self._mode == STRICT and serious:
             raise ConfigError(
