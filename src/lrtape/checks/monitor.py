@@ -39,8 +39,8 @@ def find_wrong_mode(case: Case) -> Iterator[Finding]:
         yield Finding(
             WRONG_MODE,
             f"`{part.prefix}mode` is {mode}, and `scheduler.monitor` is {monitor}, which is better when it is "
-            f"{better}: {label_of(part.config)} takes every improvement for a setback, and reduces the lr while the training "
-            f"gets better. Set {part.prefix}mode={right}.",
+            f"{better}: {label_of(part.config)} takes every improvement for a setback, and reduces the lr while the "
+            f"training gets better. Set {part.prefix}mode={right}.",
             next(iter(case.tape), monitor),
             0,
             "error",
