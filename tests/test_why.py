@@ -265,10 +265,20 @@ def test_a_planned_change_that_the_config_does_not_know_is_no_change_outside() -
     )
 
 
-def test_a_group_that_was_frozen_begins_where_it_is_thawed() -> None:
-    """If the tape says so."""
+def test_a_group_that_is_frozen_has_no_lr_that_changes() -> None:
+    """If the tape says so: where it is thawed it begins; and before that it is frozen, in a step that was recorded."""
     rows = [Point("lr/a", step, step, 0.1) for step in range(20, 30)]
+    head = [Point("lr/head", step, step, 1.0) for step in range(30)]
     frozen = [Point("frozen/a", 0, 0, 1.0), Point("frozen/a", 20, 20, 0.0)]
+    plan = Plan(30)
 
-    assert why(Tape([*rows, *frozen]), "lr/a", 20, Plan(30)) == "lr/a begins with 0.1 at step 20, where it was thawed."
-    assert why(Tape(rows), "lr/a", 20, Plan(30)) == "lr/a begins with 0.1 at step 20."
+    assert why(Tape([*rows, *head, *frozen]), "lr/a", 20, plan) == (
+        "lr/a begins with 0.1 at step 20, where it was thawed."
+    )
+    assert why(Tape([*rows, *head]), "lr/a", 20, plan) == "lr/a begins with 0.1 at step 20."
+    assert why(Tape([*rows, *head, *frozen]), "lr/a", 7, plan) == (
+        "lr/a is frozen at step 7: no lr moves its group. It begins at step 20."
+    )
+    assert why(Tape([*head, *frozen[:1]]), "lr/a", 7, plan) == "lr/a is frozen at step 7: no lr moves its group."
+    with pytest.raises(ConfigError, match="`key` must be one of lr/head, but is 'lr/a' instead"):
+        why(Tape([*head, *frozen[:1]]), "lr/a", 30, plan)

@@ -11,6 +11,15 @@ from lrtape.reasons import Call, describe
 from lrtape.tape import Series, Tape
 
 _SAME_FACTOR = 1e-6
+_FROZEN = "frozen/"
+
+
+def frozen_keys(tape: Tape, step: int) -> list[str]:
+    """The keys of the groups that do not move in a recorded step, as the tape says by ``frozen/<group>``."""
+    if all(series.at(step) is None for series in tape.lr.values()):
+        return []
+    said = {key: series.until(step + 1).values for key, series in tape.items() if key.startswith(_FROZEN)}
+    return [f"lr/{key.removeprefix(_FROZEN)}" for key, values in said.items() if values and values[-1]]
 
 
 def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
@@ -19,7 +28,8 @@ def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
     Args:
         tape: recorded or simulated; for ReduceLROnPlateau, with the metric that it watched (``monitor``).
         key: of the group, ``lr/all``.
-        step: index of the optimizer step, from 0.
+        step: index of the optimizer step, from 0. Of a group that is frozen then, according to the tape
+            (``frozen/<group>``), it says so.
         plan: its ``scheduler`` config tells the reason; its ``simulated`` tape tells a change of the scheduler's from
             one that somebody else made. Epochs and steps are counted from 0.
 
@@ -27,6 +37,9 @@ def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
         ConfigError: the tape has no such key or step.
     """
     series = tape.get(key)
+    if key in frozen_keys(tape, step):
+        text = f"{key} is frozen at step {step}: no lr moves its group."
+        return text if series is None or series.steps[-1] < step else f"{text} It begins at step {series.steps[0]}."
     if series is None:
         raise ConfigError(f"`key` must be one of {', '.join(tape.lr) or '(no key)'}, but is {key!r} instead.")
     index = bisect_left(series.steps, step)
@@ -41,7 +54,8 @@ def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
     if not changed:
         first, begins = series.steps[0], format_lr(series.values[0])
         if not index:
-            return f"{key} begins with {begins} at step {first}{', where it was thawed' if _thaws(tape, key) else ''}."
+            thawed = ", where it was thawed" if key in frozen_keys(tape, first - 1) else ""
+            return f"{key} begins with {begins} at step {first}{thawed}."
         return f"{key} did not change at step {step}: it has been {begins} since step {first}, its first one."
     change = (
         f"from {format_lr(series.values[changed - 1])} to {format_lr(series.values[changed])}: "
@@ -50,12 +64,6 @@ def why(tape: Tape, key: str, step: int, plan: Plan) -> str:
     if changed == index:
         return f"{key} changed at step {step} {change}"
     return f"{key} did not change at step {step}; it changed last at step {series.steps[changed]} {change}"
-
-
-def _thaws(tape: Tape, key: str) -> bool:
-    """Whether a group was frozen before its first step."""
-    frozen = tape.get(key.replace("lr/", "frozen/", 1))
-    return frozen is not None and frozen.steps[0] < tape[key].steps[0]
 
 
 def _same(one: float, other: float) -> bool:
