@@ -11,7 +11,8 @@ import torch
 from mlflow import MlflowClient
 
 from lrtape.app.milestones import milestones
-from lrtape.app.preview import main, preview
+from lrtape.app.preview import preview
+from lrtape.app.preview_command import main
 from lrtape.tape import Point, Tape
 from lrtape.tracking.history import read_run
 

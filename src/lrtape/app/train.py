@@ -13,6 +13,7 @@ from lrtape.app.build import build_data, build_model, build_optimizer
 from lrtape.app.checkpoint import Checkpoints, refuse_unloadable
 from lrtape.app.config import Settings
 from lrtape.app.console import Console
+from lrtape.app.evaluation import VAL_LOSS
 from lrtape.app.init_from import init_model
 from lrtape.app.interrupts import Interrupts
 from lrtape.app.lr_range import run_range
@@ -22,7 +23,7 @@ from lrtape.app.resume import Resumption
 from lrtape.app.resumed_run import find_overlap, reopen_run
 from lrtape.app.run import open_run
 from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons, steps_per_epoch
-from lrtape.app.trainer import TRAIN_LOSS, VAL_LOSS, Trainer, resolve_device
+from lrtape.app.trainer import TRAIN_LOSS, Trainer, resolve_device
 from lrtape.app.watch import Watch
 from lrtape.columns import Columns
 from lrtape.keys import Keys

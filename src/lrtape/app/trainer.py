@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from lrtape.app.batches import Batch, Windows, load_batches
 from lrtape.app.checkpoint import Checkpoints, Parts, Place
 from lrtape.app.config import TrainerSettings
 from lrtape.app.console import Console
 from lrtape.app.data import Data
+from lrtape.app.evaluation import VAL_ACC, VAL_LOSS, Evaluation
 from lrtape.app.interrupts import Interrupted, Interrupts
-from lrtape.app.randomness import random_states, restore_random_states
+from lrtape.app.randomness import restore_random_states
 from lrtape.app.schedule import Length, Schedule
 from lrtape.app.updates import Updates
 from lrtape.errors import ConfigError, TrainingDivergedError
@@ -25,10 +25,6 @@ from lrtape.groups import FROZEN, moving_lrs, thaw
 from lrtape.session import Session
 
 TRAIN_LOSS = "train/loss"
-VAL_LOSS = "val/loss"
-VAL_ACC = "val/acc"
-
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -89,6 +85,7 @@ class Trainer:
         self.device = device
         self.length = Length.of(data, settings)
         self.scaler = GradScaler(device.type, enabled=settings.precision == "16")
+        self._evaluation = Evaluation(model, data, device, settings.precision)
         self.parts = Parts(model, optimizer, schedule, self.scaler)
         # LBFGS alone, in torch: it evaluates the model as often as it likes.
         closure = inspect.signature(optimizer.step).parameters.get("closure")
@@ -177,7 +174,7 @@ class Trainer:
         metrics = {TRAIN_LOSS: self._train_epoch(session, console, interrupts)}
         stepped = place.next_step > place.first_step  # not, where every step of the epoch overflowed
         if self._val_batches is not None and self._is_due(place.epoch):
-            metrics |= self._validate(self._val_batches, interrupts)
+            metrics |= self._evaluation.validate(self._val_batches, interrupts)
             if stepped:
                 for name in metrics.keys() - {TRAIN_LOSS}:
                     session.log(name, metrics[name], place.next_step - 1)
@@ -276,42 +273,13 @@ class Trainer:
         n_samples = sum(len(targets) for _, targets in window)
         loss = torch.zeros((), device=self.device)
         for inputs, targets in window:
-            part = self._loss(inputs, targets)[0] * (len(targets) / n_samples)
+            part = self._evaluation.loss(inputs, targets)[0] * (len(targets) / n_samples)
             self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch 2.13
             loss += part.detach()
         if self.settings.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
         return loss
-
-    @torch.no_grad()
-    def _validate(self, batches: DataLoader[Batch], interrupts: Interrupts) -> dict[str, float]:
-        """Mean loss, and accuracy where it makes sense, over all samples.
-
-        If interrupted, it leaves the global generators as they were: a resumed training validates anew.
-        """
-        before = random_states()
-        self.model.eval()
-        n_samples = n_right = 0
-        loss = 0.0
-        for inputs, targets in batches:
-            part, outputs = self._loss(inputs, targets)
-            n_samples += len(targets)
-            loss += part.item() * len(targets)
-            if self.data.classification:
-                n_right += int((outputs.argmax(dim=1).cpu() == targets).sum())
-            if interrupts.requested is not None:
-                restore_random_states(before)
-                interrupts.check()
-        metrics = {VAL_LOSS: loss / n_samples}
-        return metrics | ({VAL_ACC: n_right / n_samples} if self.data.classification else {})
-
-    def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and the outputs."""
-        dtype = _AUTOCAST_TYPES.get(self.settings.precision)
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            outputs = self.model(inputs.to(self.device))
-            return self.data.loss(outputs, targets.to(self.device)), outputs
 
     def _mark_step(self, *_: object) -> None:
         self._stepped = True
