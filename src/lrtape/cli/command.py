@@ -130,7 +130,7 @@ def _sweep(arguments: list[str]) -> None:
 
 
 def _preview(arguments: list[str]) -> int:
-    from lrtape.app.preview import main as preview
+    from lrtape.app.preview_command import main as preview
 
     return preview(arguments)
 
