@@ -282,7 +282,7 @@ class Search:
             best = min(
                 finished, key=lambda run: -(run.objective or 0.0) if plan.direction == MAX else run.objective or 0.0
             )
-            tags[sweep_runs.BEST] = f"{best.name}  {plan.objective} {best.objective:.6g}  run {best.run_id}"
+            tags[sweep_runs.BEST] = f"{best.name}: {plan.objective} {best.objective:.6g}"
         self._parent.set_tags({**tags, sweep_runs.TRIALS: str(self._n_trials)})
 
 
