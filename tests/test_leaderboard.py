@@ -3,7 +3,7 @@ import statistics
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrtape.leaderboard import FAILED, KILLED, PRUNED, REFUSED, WAITING, Leaderboard, rank
@@ -31,6 +31,7 @@ def board_of(found: Scores, direction: str = "min") -> Leaderboard:
     return rank([a_run(value, seed, score) for (value, seed), score in found.items()], "val/loss", direction)
 
 
+@settings(deadline=None)
 @given(scores, st.sampled_from(["min", "max"]))
 def test_the_best_mean_is_first(found: Scores, direction: str) -> None:
     """Points go by the mean of their seeds: first those without failed seeds, then those with, then the rest."""
@@ -44,6 +45,7 @@ def test_the_best_mean_is_first(found: Scores, direction: str) -> None:
     assert order == sorted(order)
 
 
+@settings(deadline=None)
 @given(scores)
 def test_every_training_counts_once(found: Scores) -> None:
     """No seed is lost or counted twice, and a mean is that of the seeds that finished."""
@@ -57,6 +59,7 @@ def test_every_training_counts_once(found: Scores) -> None:
         assert point.mean == (statistics.mean(own) if own else None)
 
 
+@settings(deadline=None)
 @given(scores, st.randoms(use_true_random=False))
 def test_the_order_of_the_runs_does_not_matter(found: Scores, shuffler: random.Random) -> None:
     """The same runs are the same ranking, but for the order of points with the same mean."""
@@ -69,6 +72,7 @@ def test_the_order_of_the_runs_does_not_matter(found: Scores, shuffler: random.R
     assert ranks(board_of(found)) == ranks(board_of(dict(items)))
 
 
+@settings(deadline=None)
 @given(scores)
 def test_max_is_min_of_the_negative(found: Scores) -> None:
     """Both directions rank alike, and a lead is positive in both."""

@@ -2,7 +2,7 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind
 
@@ -12,6 +12,7 @@ values = st.lists(st.integers(-1000, 1000).map(lambda number: number / 64), min_
 
 
 @pytest.mark.filterwarnings("ignore:Precision loss occurred:RuntimeWarning")  # scipy's, of nearly identical values
+@settings(deadline=None)  # scipy is imported in the midst
 @given(values, values)
 def test_the_interval_is_welchs(first: list[float], second: list[float]) -> None:
     """It is what scipy computes, to twelve digits, wherever a sample has any spread."""
@@ -24,6 +25,7 @@ def test_the_interval_is_welchs(first: list[float], second: list[float]) -> None
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)  # scipy is imported in the midst
 @given(values, values)
 def test_who_is_first_changes_the_sign_alone(first: list[float], second: list[float]) -> None:
     """The difference the other way around is the same interval, mirrored."""

@@ -1,6 +1,8 @@
 import csv
 import json
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -258,6 +260,17 @@ def test_a_page_of_many_points_fits_into_a_tag() -> None:
     assert made.startswith(f"**{names[0]}** is best")
     assert "lr_curves.png" in made
     assert len(text(board).splitlines()) < 100
+
+
+def test_a_long_command_is_wrapped_and_can_still_be_pasted() -> None:
+    """MLflow makes the page as wide as its longest line; a shell reads the lines as the same words."""
+    words = ["python", "train.py", "-m", *(f"scheduler.gamma_{index}=0.1,0.5" for index in range(20)), "a='{b:[1, 2]}'"]
+    board = rank(runs_of({"a": [1.0]}), "val/loss", "min")
+    made = page(board, replace(A_SWEEP, command=shlex.join(words)), "", None, [])
+    shown = made.partition("```\n")[2].partition("\n```")[0]
+
+    assert max(map(len, shown.splitlines())) < 110
+    assert shlex.split(shown.replace("\\\n", "")) == words
 
 
 def test_the_winners_config_has_no_grid_and_no_user() -> None:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from lrtape.leaderboard import Effect, Leaderboard
 from lrtape.report.palette import DPI, MAX_WIDTH_INCHES, WINNER, Palette
+from lrtape.report.verdict import rounded
 
 MAX_PANELS = 9
 MAX_TICKS = 12
@@ -72,7 +73,7 @@ def _draw_panel(axes: Axes, effects: Sequence[Effect], board: Leaderboard, limit
             )
         notes = [f"{effect.n_failed} failed"] if effect.n_failed else []
         if effect.mean is not None and not low <= effect.mean <= high:
-            notes.append(f"mean {effect.mean:.3g}")
+            notes.append(f"mean {rounded(effect.mean)}")
         if notes:
             axes.annotate(
                 "\n".join(notes),

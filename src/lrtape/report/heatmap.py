@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from lrtape.leaderboard import FAILED, KILLED, REFUSED, SCHEDULER, Leaderboard, Standing
 from lrtape.report.palette import DPI, MAX_WIDTH_INCHES, WINNER, Palette
+from lrtape.report.verdict import rounded
 
 MAX_CELLS = 12
 """To one side; more values cannot be read."""
@@ -118,7 +119,7 @@ def _draw_cell(axes: Axes, column: int, row: int, point: Standing | None, palett
     if mean is not None:
         text, text_color = f"{mean:.4g}", palette.text_color(mean)
         if point.spread is not None:
-            text += f"\n± {point.spread:.2g}"
+            text += f"\n± {rounded(point.spread)}"
         if point.failures:
             text += f"\n{len(point.failures)} failed"
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if has_failed else None

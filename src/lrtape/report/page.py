@@ -1,6 +1,7 @@
 """The page of a sweep's run in the MLflow UI: its description, in Markdown."""
 
 import re
+import shlex
 import textwrap
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ _MAX_KEYS = 12
 _MAX_VALUES_CHARACTERS = 150
 _MAX_ERROR_CHARACTERS = 200
 _MAX_COMMAND_CHARACTERS = 900
+_LINE_CHARACTERS = 100
 
 _CAPTIONS = {
     "lr_curves.png": "Learning rates",
@@ -61,9 +63,7 @@ def _sections(
         _failed(board),
         "### What was swept",
         _swept(board),
-        f"```\n{textwrap.shorten(sweep.command, _MAX_COMMAND_CHARACTERS, placeholder=' ...')}\n```"
-        if sweep.command
-        else "",
+        f"```\n{_wrapped(sweep.command)}\n```" if sweep.command else "",
         f"Ranked by the {'highest' if board.direction == 'max' else 'lowest'} mean of `{board.objective}` over the "
         "seeds. A point of which a seed has failed comes after all others. ± is the sample standard deviation over the "
         f"seeds. More is among the artifacts, in `{REPORT_FOLDER}`.",
@@ -82,6 +82,20 @@ def _how_to_train_again(board: Leaderboard, command: str, winner: TrialRun | Non
     others = f"; add `seed={seeds[1]}` for its next seed" if len(seeds) > 1 else ""
     which = f"seed {winner.seed}{others}"
     return f"To train it again, to the last digit on the same kind of machine ({which}):\n\n```\n{command}\n```"
+
+
+def _wrapped(command: str) -> str:
+    """A command in lines that can still be pasted: MLflow makes the page as wide as the longest."""
+    try:
+        words = [shlex.quote(word) for word in shlex.split(command)]
+    except ValueError:
+        words = command.split()
+    lines = [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) >= _LINE_CHARACTERS:
+            lines.append("   ")
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return " \\\n".join(lines)[:_MAX_COMMAND_CHARACTERS]
 
 
 def _swept(board: Leaderboard) -> str:

@@ -32,15 +32,20 @@ def result(point: Standing) -> str:
     """``0.1215 ± 0.0075``: the mean of the seeds and their sample standard deviation; without one for one seed."""
     if point.mean is None:
         return "-"
-    return f"{point.mean:.4g}" + (f" ± {point.spread:.2g}" if point.spread is not None else "")
+    return f"{point.mean:.4g}" + (f" ± {rounded(point.spread)}" if point.spread is not None else "")
+
+
+def rounded(value: float) -> str:
+    """To two digits: ``0.0075``, ``110``."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def noise_of(lead: Lead) -> str:
     """Whether a lead is more than the noise of the seeds."""
-    over = f"Its lead of {lead.gap:.2g} over {lead.second.name}"
+    over = f"Its lead of {rounded(lead.gap)} over {lead.second.name}"
     if lead.interval is None:
         return f"{over} may be noise: from one seed nobody can tell. Use sweep.seeds=3."
-    interval = f"{CONFIDENCE:.0%} interval {lead.interval.low:.2g} to {lead.interval.high:.2g}"
+    interval = f"{CONFIDENCE:.0%} interval {rounded(lead.interval.low)} to {rounded(lead.interval.high)}"
     if lead.is_beyond_noise:
         return f"{over} is more than the noise of the seeds ({interval})."
     return f"{over} is within the noise of the seeds ({interval})."
