@@ -101,7 +101,7 @@ class Interrupts:
     ) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
-        if error is None:
+        if error is None or kind is KeyboardInterrupt:  # Ray makes one of whatever a handler raises
             self.check()
 
 

@@ -69,9 +69,11 @@ class Rounds:
                 and not (trial.id in runs and runs[trial.id].is_finished)
             ]
             if due:
-                for trial in due:
-                    if trial.id in runs and runs[trial.id].status == RUNNING:
-                        self._bury(runs[trial.id])
+                dead = [runs[t.id] for t in due if t.id in runs and runs[t.id].status == RUNNING]
+                for run in dead:
+                    self._bury(run)
+                if dead:
+                    continue  # Some were trained to the end, and only not shipped.
                 together = [trial for trial in due if trial.id not in self._alone]
                 self._launch_batch(together[: self._max_batch_size] or due[:1])
             elif alive:

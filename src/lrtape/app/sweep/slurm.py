@@ -12,7 +12,6 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globa
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from lrtape.app.interrupts import Interrupted
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.slurm_queue import CANCELLED, SlurmQueue
 from lrtape.app.sweep.slurm_settings import SlurmSettings
@@ -62,7 +61,7 @@ class SlurmLaunch:
         Raises:
             ConfigError: Slurm takes no jobs.
             Detached: by a signal; the jobs go on.
-            Interrupted: by a signal; the jobs are over.
+            KeyboardInterrupt: or an `Interrupted`, by a signal; the jobs are over.
         """
         setup_globals()
         configs = [
@@ -83,8 +82,11 @@ class SlurmLaunch:
                 flush=True,
             )
             self._wait(submission)
-        except Interrupted as interruption:
+        except KeyboardInterrupt as interruption:
             Backlog(self._folder.parent).interrupted(interruption, self._settings.on_interrupt)
+            raise
+        except ConfigError:
+            submission.forget()
             raise
         submission.forget()
         for pickle in self._files.glob("*.pkl"):

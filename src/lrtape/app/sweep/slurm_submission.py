@@ -150,7 +150,7 @@ class Backlog:
             return
         if on_interrupt == DETACH:
             print(  # noqa: T201 - the end of a command
-                f"lrtape: {interruption}; the jobs of this sweep go on.\n"
+                f"lrtape: {str(interruption) or 'interrupted'}; the jobs of this sweep go on.\n"
                 f"To look:   squeue --name={','.join(names)}\n"
                 f"To stop:   scancel {' '.join(f'--name={name}' for name in names)}\n"
                 f"To go on:  {shlex.join([Path(sys.executable).name, *sys.argv])}\n"
