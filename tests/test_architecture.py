@@ -14,7 +14,19 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
     ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials"],
-    ["checks", "compare", "lines", "spool", "spool_folder", "tape_file", "groups", "schedules", "reasons", "snapshot"],
+    [
+        "checks",
+        "compare",
+        "lines",
+        "spool",
+        "spool_folder",
+        "tape_file",
+        "groups",
+        "schedules",
+        "reasons",
+        "snapshot",
+        "noise",
+    ],
     [
         "recorder",
         "columns",
@@ -26,8 +38,9 @@ LAYERS = [
         "patterns",
         "optimizers",
         "range_curve",
+        "leaderboard",
     ],
-    ["outbox", "shipper", "simulation", "range_plot"],
+    ["outbox", "shipper", "simulation", "range_plot", "report"],
     ["delivery", "replay"],
     ["companion"],
     ["session", "recover", "range_test"],

@@ -39,3 +39,10 @@ def test_lines_are_printed_for_every_nth_step(capsys: pytest.CaptureFixture[str]
         "step 2  a 0.1  b 1e-07",
         "step 0  adam_1/a 1",
     ]
+
+
+def test_a_group_that_does_not_move_is_frozen() -> None:
+    """It has no lr; when the next step thaws it, it has a next one."""
+    assert format_lrs(["a", "b"], [None, 1.0]) == "a frozen  b 1"
+    assert format_lrs(["a", "b"], [None, 1.0], [None, 0.5]) == "a frozen  b 1 (next 0.5)"
+    assert format_lrs(["a", "b"], [None, 1.0], [0.01, 0.5]) == "a frozen (next 0.01)  b 1 (next 0.5)"

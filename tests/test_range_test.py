@@ -427,3 +427,20 @@ def test_a_lazy_layer_is_refused() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     with pytest.raises(ConfigError, match="a lazy layer has none before the first batch"):
         lrtape.lr_range(optimizer, lambda: 1.0, model)
+
+
+def test_a_group_that_is_frozen_is_not_varied(record: Callable[[Any], Callable[[], lrtape.Tape]]) -> None:
+    """No loss depends on its lr: nothing is suggested for it, and it is no group to test; the others are."""
+    loop = Loop(torch.optim.AdamW)
+    body = next(group for group in loop.optimizer.param_groups if group["name"] == "body")
+    body.update(frozen=True, lr=100.0)
+    for parameter in body["params"]:
+        parameter.requires_grad_(False)
+    with pytest.raises(ConfigError, match="`group` must be a param group that moves, but 'body' is frozen"):
+        lrtape.lr_range(loop.optimizer, loop.step, loop.model, group="body")
+    tape = record(loop.optimizer)
+    result = lrtape.lr_range(loop.optimizer, loop.step, loop.model, min_lr=1e-5, max_lr=1e-1, n_steps=20)
+
+    assert list(tape()["lr/head"].values) == exponential_lrs(1e-5, 1e-1, 20)
+    assert list(result.scales) == ["head"]
+    assert body["lr"] == 100.0

@@ -274,3 +274,70 @@ def test_a_stopped_recorder_records_nothing() -> None:
     optimizer.step()
 
     assert memory.frames == []
+
+
+def keys_of(frames: list[GroupLayout | Record | Finding]) -> list[list[str]]:
+    return [[group.key for group in frame.groups] for frame in frames if isinstance(frame, GroupLayout)]
+
+
+def test_a_frozen_group_has_no_rows_until_it_is_thawed() -> None:
+    """Its key is there from the beginning and its curve from the first step after the thaw; frozen again, it pauses."""
+    optimizer = torch.optim.SGD(two_groups(frozen=True, lr=0.5), lr=1.0)
+    recorder, memory = recording(optimizer)
+    for frozen in (True, True, False, False, True):
+        optimizer.param_groups[1]["frozen"] = frozen
+        optimizer.step()
+
+    assert [group.key for group in recorder.groups] == ["lr/a", "lr/b"]
+    assert memory.lrs == [[1.0], [1.0], [1.0, 0.5], [1.0, 0.5], [1.0]]
+    assert keys_of(memory.frames) == [["lr/a"], ["lr/a", "lr/b"], ["lr/a"]]
+
+
+def test_a_frozen_group_keeps_its_key_from_others() -> None:
+    """A group that is added while another one is frozen does not get its name; a loaded state is the same group."""
+    optimizer = torch.optim.SGD(two_groups(frozen=True, lr=0.5), lr=1.0)
+    recorder, memory = recording(optimizer)
+    optimizer.step()
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "name": "b", "lr": 0.25})
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.step()
+    state["param_groups"][1]["frozen"] = False
+    optimizer.load_state_dict(state)
+    optimizer.step()
+
+    assert keys_of(memory.frames) == [["lr/a"], ["lr/a", "lr/b_2"], ["lr/a", "lr/b", "lr/b_2"]]
+    assert memory.lrs == [[1.0], [1.0, 0.25], [1.0, 0.5, 0.25]]
+    assert [group.key for group in recorder.groups] == ["lr/a", "lr/b", "lr/b_2"]
+
+
+def test_steps_are_counted_where_all_is_frozen() -> None:
+    """A step in which no group moves is a step all the same."""
+    groups = [{**group, "frozen": True} for group in two_groups()]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    _, memory = recording(optimizer)
+    optimizer.step()
+    optimizer.param_groups[0]["frozen"] = False
+    optimizer.step()
+
+    assert [(frame.step, frame.lrs) for frame in memory.frames if isinstance(frame, Record)] == [(0, []), (1, [1.0])]
+
+
+def test_an_lr_that_changes_within_a_step_is_that_of_its_group() -> None:
+    """Also where a frozen group comes first, whose own lr says nothing."""
+    first, second = two_groups()
+    optimizer = torch.optim.SGD([{**first, "frozen": True}, second], lr=1.0)
+    halved = optimizer.param_groups[0]
+
+    def halve(*_: object) -> None:
+        halved["lr"] *= 0.5
+
+    optimizer.register_step_post_hook(halve)
+    recorder, _ = recording(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+    halved = optimizer.param_groups[1]
+    with pytest.warns(UserWarning, match=r"lr/b changed from 1\.0 to 0\.5 while step 1 ran"):
+        optimizer.step()
+
+    assert [(finding.key, finding.step) for finding in recorder.findings] == [("lr/b", 1)]

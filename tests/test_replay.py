@@ -83,7 +83,7 @@ def test_other_values_are_not_compared() -> None:
 
 def test_nan_equals_nan() -> None:
     """An lr that was NaN and is NaN again does not differ; nor does one that was owed."""
-    overlap = Overlap(points(3, math.nan, 0.2), owed_lrs=[math.nan, 0.2])
+    overlap = Overlap(points(3, math.nan, 0.2), owed_lrs={"lr/body": math.nan, "lr/head": 0.2})
 
     assert replayed(overlap, Record(0, 3, 9, [math.nan, 0.2])) == ([], [])
 
@@ -99,12 +99,12 @@ def test_a_jump_is_found_at_the_first_step_alone() -> None:
     """The first recorded lrs are compared with what the checkpoint owed; the schedule may do what it likes then."""
     with pytest.warns(UserWarning, match=r"lr/head jumps .* step 7 was to use 0\.2, and it used 0\.5"):
         written, findings = replayed(
-            Overlap(owed_lrs=[0.1, 0.2]), Record(0, 7, 9, [0.1, 0.5]), Record(0, 8, 9, [0.9, 0.9])
+            Overlap(owed_lrs={"lr/body": 0.1, "lr/head": 0.2}), Record(0, 7, 9, [0.1, 0.5]), Record(0, 8, 9, [0.9, 0.9])
         )
 
     assert [(finding.code, finding.key, finding.step) for finding in findings] == [("jump-on-resume", "lr/head", 7)]
     assert written == [*findings, Record(0, 7, 9, [0.1, 0.5]), Record(0, 8, 9, [0.9, 0.9])]
-    assert replayed(Overlap(owed_lrs=[0.1, 0.2]), Record(0, 7, 9, [0.1, 0.2]))[1] == []
+    assert replayed(Overlap(owed_lrs={"lr/body": 0.1, "lr/head": 0.2}), Record(0, 7, 9, [0.1, 0.2]))[1] == []
     assert replayed(Overlap(), Record(0, 7, 9, [0.1, 0.2]))[1] == []
 
 

@@ -3,6 +3,7 @@ import math
 import random
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import SWALR
 
 import lrtape
 from lrtape.errors import ConfigError
+from lrtape.groups import frozen_backbone, thaw
 from lrtape.plan import Plan
 from lrtape.schedules import Constant, inverse_sqrt, warmup_cosine, warmup_linear, wsd
 from lrtape.simulation import describe_scheduler, plan_of, simulate
@@ -354,3 +356,32 @@ def test_the_function_is_not_hidden_by_a_module() -> None:
     from lrtape.simulation import simulate as imported
 
     assert lrtape.simulate is imported
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+@pytest.mark.parametrize("due", [1, 2, None])
+def test_a_group_is_thawed_as_in_the_training(record: Record, interval: str, due: int | None) -> None:
+    """Its curve begins with the first step of its epoch, where its scheduler has brought its lr; or never."""
+    model = Sequential(OrderedDict(body=Linear(2, 2), head=Linear(2, 2)))
+    optimizer = SGD(frozen_backbone(model, 0.1, unfreeze_at_epoch=due), lr=0.1)
+    scheduler = schedulers.ExponentialLR(optimizer, 0.5)
+    n_steps = EPOCHS * STEPS_PER_EPOCH
+    simulated = simulate(optimizer, scheduler, n_steps, interval=interval, steps_per_epoch=STEPS_PER_EPOCH)
+    assert optimizer.param_groups[0]["frozen"] is True, "simulate() must leave the optimizer as it was"
+
+    recorded = record(optimizer)
+    for epoch in range(EPOCHS):
+        thaw(optimizer.param_groups, epoch)
+        for _ in range(STEPS_PER_EPOCH):
+            optimizer.step()
+            if interval == "step":
+                scheduler.step()
+        if interval == "epoch":
+            scheduler.step()
+
+    assert columns(simulated) == columns(recorded())
+    assert list(simulated["lr/head"].steps) == list(range(n_steps))
+    if due is None:
+        assert "lr/backbone" not in simulated
+    else:
+        assert simulated["lr/backbone"].steps[0] == due * STEPS_PER_EPOCH

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -237,3 +238,47 @@ def test_an_unknown_key_or_step_is_refused() -> None:
         why(plan.simulated, "lr/b", 0, plan)
     with pytest.raises(ConfigError, match="`step` must be a recorded step of lr/a, from 0 to 59, but is 60 instead"):
         why(plan.simulated, "lr/a", 60, plan)
+
+
+def test_after_a_change_by_hand_the_scheduler_is_known_again() -> None:
+    """It goes on from the lr that somebody set: its own changes are its own, by their factor."""
+    plan = planned(lambda o: schedulers.StepLR(o, 20))
+    assert plan.simulated is not None
+    tape = Tape(p._replace(value=p.value * (2 if p.step >= 33 else 1)) for p in plan.simulated.points())
+
+    assert "from 0.01 to 0.02: changed outside the scheduler: by the plan it stays at 0.01" in why(
+        tape, "lr/a", 33, plan
+    )
+    assert "from 0.02 to 0.002: StepLR: milestone at step 40" in why(tape, "lr/a", 40, plan)
+    twice = Tape(p._replace(value=p.value * (3 if p.step >= 40 else 1)) for p in tape.points())
+    assert "by the plan it goes from 0.01 to 0.001, and they had parted before, at step 33." in why(
+        twice, "lr/a", 40, plan
+    )
+
+
+def test_a_planned_change_that_the_config_does_not_know_is_no_change_outside() -> None:
+    """The plan of a resumed training is newer than the config that its run began with."""
+    tape, plan = changed_by_hand(33, 0.05)
+
+    assert "as planned, but not by the config that the run began with: StepLR changes nothing there" in why(
+        tape, "lr/a", 33, replace(plan, simulated=tape)
+    )
+
+
+def test_a_group_that_is_frozen_has_no_lr_that_changes() -> None:
+    """If the tape says so: where it is thawed it begins; and before that it is frozen, in a step that was recorded."""
+    rows = [Point("lr/a", step, step, 0.1) for step in range(20, 30)]
+    head = [Point("lr/head", step, step, 1.0) for step in range(30)]
+    frozen = [Point("frozen/a", 0, 0, 1.0), Point("frozen/a", 20, 20, 0.0)]
+    plan = Plan(30)
+
+    assert why(Tape([*rows, *head, *frozen]), "lr/a", 20, plan) == (
+        "lr/a begins with 0.1 at step 20, where it was thawed."
+    )
+    assert why(Tape([*rows, *head]), "lr/a", 20, plan) == "lr/a begins with 0.1 at step 20."
+    assert why(Tape([*rows, *head, *frozen]), "lr/a", 7, plan) == (
+        "lr/a is frozen at step 7: no lr moves its group. It begins at step 20."
+    )
+    assert why(Tape([*head, *frozen[:1]]), "lr/a", 7, plan) == "lr/a is frozen at step 7: no lr moves its group."
+    with pytest.raises(ConfigError, match="`key` must be one of lr/head, but is 'lr/a' instead"):
+        why(Tape([*head, *frozen[:1]]), "lr/a", 30, plan)

@@ -18,6 +18,9 @@ from lrtape.errors import ConfigError
 ParamGroup = dict[str, Any]
 Named = list[tuple[str, Parameter]]
 
+FROZEN = "frozen"
+"""Key of a param group: whether it does not move. A recorder leaves such a group out."""
+
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -128,7 +131,8 @@ def frozen_backbone(
     """Two groups, ``backbone`` and ``head``; the backbone needs no gradient, and does not move, until it is thawed.
 
     The backbone's group is in the optimizer from the beginning, since a torch scheduler cannot take one more later. It
-    is flagged ``frozen``, and its lr follows the schedule all the while. See `thaw`.
+    is flagged ``frozen``, and its lr follows the schedule all the while; it is recorded from the step on in which it is
+    thawed. See `thaw`.
 
     Args:
         model: the model; every parameter outside its head is frozen.
@@ -151,7 +155,7 @@ def frozen_backbone(
         parameter.requires_grad_(False)
     backbone = _group("backbone", lr * backbone_lr_mult, below)
     return [
-        {**backbone, "frozen": True, "unfreeze_at_epoch": unfreeze_at_epoch},
+        {**backbone, FROZEN: True, "unfreeze_at_epoch": unfreeze_at_epoch},
         _group("head", lr, [(path, parameter) for path, parameter in above if parameter.requires_grad]),
     ]
 
@@ -170,12 +174,23 @@ def thaw(param_groups: Sequence[ParamGroup], epoch: int) -> list[str]:
     for group in param_groups:
         due = group.get("unfreeze_at_epoch")
         if due is not None and epoch >= due:
-            if group["frozen"]:
+            if group[FROZEN]:
                 thawed.append(group["name"])
-            group["frozen"] = False
+            group[FROZEN] = False
             for parameter in group["params"]:
                 parameter.requires_grad_(True)
     return thawed
+
+
+def is_frozen(group: Mapping[str, Any], epoch: int | None = None) -> bool:
+    """Whether a group does not move: now, or in the epoch of this index, from 0, which `thaw` has still to begin."""
+    due = group.get("unfreeze_at_epoch")
+    return bool(group.get(FROZEN)) and not (epoch is not None and due is not None and epoch >= due)
+
+
+def moving_lrs(param_groups: Sequence[Mapping[str, Any]], epoch: int | None = None) -> list[float | None]:
+    """The lr of each group; ``None`` for one that `is_frozen`."""
+    return [None if is_frozen(group, epoch) else float(group["lr"]) for group in param_groups]
 
 
 def require_rate(name: str, value: Any) -> None:

@@ -11,18 +11,26 @@ def format_lr(lr: float) -> str:
     return f"{lr:.6g}"
 
 
-def format_lrs(names: Sequence[str], lrs: Sequence[float], next_lrs: Sequence[float] | None = None) -> str:
+def format_lrs(
+    names: Sequence[str], lrs: Sequence[float | None], next_lrs: Sequence[float | None] | None = None
+) -> str:
     """Write the lr of every group: ``backbone 1e-05  head 0.001``.
 
     Args:
         names: one for each group.
-        lrs: the lr that the step used, one for each group.
+        lrs: the lr that the step used, one for each group; ``None``, written as ``frozen``, for one that does not move.
         next_lrs: the lr that the next step will use, one for each group; shown as ``(next 0.0001)`` when given.
     """
-    used = [f"{name} {format_lr(lr)}" for name, lr in zip(names, lrs, strict=True)]
-    if next_lrs is None:
-        return "  ".join(used)
-    return "  ".join(f"{text} (next {format_lr(lr)})" for text, lr in zip(used, next_lrs, strict=True))
+    texts = []
+    for name, lr, next_lr in zip(names, lrs, lrs if next_lrs is None else next_lrs, strict=True):
+        text = f"{name} {_lr_or_frozen(lr)}"
+        stays_frozen = lr is None and next_lr is None
+        texts.append(text if next_lrs is None or stays_frozen else f"{text} (next {_lr_or_frozen(next_lr)})")
+    return "  ".join(texts)
+
+
+def _lr_or_frozen(lr: float | None) -> str:
+    return "frozen" if lr is None else format_lr(lr)
 
 
 class LinePrinter:

@@ -89,7 +89,7 @@ def draw(tape: Tape, title: str) -> "Figure":
         axes.set_yscale("log")
         axes.set_ylim(low, high)
     for index, names in enumerate(_curves(tape)):
-        corners = list(_corners(tape[names[0]]))
+        corners = list(corners_of(tape[names[0]]))
         axes.step(
             [step for step, _ in corners],
             [max(lr, low) if is_log else lr for _, lr in corners],
@@ -141,11 +141,11 @@ def _label(keys: Sequence[str]) -> str:
     return "\n".join(names[:_MAX_NAMES]) + (f"\nand {rest} more" if rest > 0 else "")
 
 
-def _corners(series: Series) -> Iterator[tuple[int, float]]:
+def corners_of(series: Series, max_corners: int = MAX_CORNERS) -> Iterator[tuple[int, float]]:
     """Where the lr changes, and the end of the last step; where there are many, the extremes of each stretch."""
     n_rows = len(series)
     steps, values = series.steps, series.values
-    stretch = max(1, math.ceil(4 * n_rows / MAX_CORNERS))
+    stretch = max(1, math.ceil(4 * n_rows / max_corners))
     for begin in range(0, n_rows, stretch):
         indices = range(begin, min(begin + stretch, n_rows))
         chosen = {

@@ -78,6 +78,11 @@ class Plan:
         return step // self.steps_per_call
 
     @property
+    def thaws(self) -> bool:
+        """Whether it is known that a group is frozen at first."""
+        return self.simulated is not None and any(series.steps[0] for series in self.simulated.values())
+
+    @property
     def kind(self) -> str:
         """See `kind_of`."""
         return kind_of(self.scheduler)

@@ -10,6 +10,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lrtape.errors import ConfigError
+from lrtape.groups import is_frozen
 from lrtape.keys import group_names
 from lrtape.range_curve import EXPLODE_AT, SMOOTHING, RangeResult, Smoother, check_range, exponential_lrs, has_exploded
 from lrtape.snapshot import Snapshot
@@ -73,7 +74,7 @@ def lr_range(
         max_lr: of the last step.
         n_steps: how many, 20 at least.
         group: varies the lr of the param group of this name alone, and leaves the others; by default all are varied,
-            and keep their proportions.
+            and keep their proportions, but for those that are frozen (see `lrtape.groups`), whose lr moves nothing.
         base_lr: the lr that `min_lr` to `max_lr` stand for, where groups differ: a group whose lr is twice this gets
             twice the lr. By default that of the group with the largest one. Without meaning for one `group`.
         smoothing: see `lrtape.range_curve.Smoother`.
@@ -126,16 +127,25 @@ def _scales(optimizer: Optimizer, model: Module | None, group: str | None, base_
     if group is not None:
         if names.count(group) != 1:
             raise ConfigError(f"`group` must be the name of one param group, of {names}, but is {group!r} instead.")
+        if is_frozen(optimizer.param_groups[names.index(group)]):
+            raise ConfigError(
+                f"`group` must be a param group that moves, but {group!r} is frozen: no loss tells anything about its "
+                "lr. Test it when it is thawed, lrtape.groups.thaw(optimizer.param_groups, epoch), or test another one."
+            )
         return {names.index(group): 1.0}
     # A scheduler may have begun already, with a warm-up from 0 say.
-    own = [float(member.get("initial_lr", member["lr"])) for member in optimizer.param_groups]
-    base = max(own) if base_lr is None else base_lr
+    own = {
+        index: float(member.get("initial_lr", member["lr"]))
+        for index, member in enumerate(optimizer.param_groups)
+        if not is_frozen(member)
+    }
+    base = max(own.values(), default=0.0) if base_lr is None else base_lr
     if not 0 < base < math.inf:
         raise ConfigError(
             f"`base_lr` must be a number > 0, but is {base!r} instead. By default it is the largest lr of the groups, "
-            f"{own}; any will do, where there is one group: it is overwritten by the test."
+            f"{list(own.values())}; any will do, where there is one group: it is overwritten by the test."
         )
-    return {index: lr / base for index, lr in enumerate(own)}
+    return {index: lr / base for index, lr in own.items()}
 
 
 def _scaled(group: dict[str, Any], lr: float, scale: float | None) -> float:

@@ -5,6 +5,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import compress
 from time import perf_counter_ns, time_ns
 from typing import Any, Protocol, SupportsFloat
 
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lrtape.errors import ConfigError
+from lrtape.groups import FROZEN
 from lrtape.keys import GroupNames, Keys
 from lrtape.tape import Finding, Group, GroupLayout, Record
 
@@ -40,6 +42,10 @@ class Recorder:
     The lr of every group is read in a pre-hook and committed in the first post-hook that follows. So whatever set the
     lr before the step, it is what the step used; a step that raises commits nothing; and a ``step()`` that calls
     ``super().step()``, which fires the hooks twice, is recorded once, with what the inner call used.
+
+    A group that is flagged ``frozen`` (see `lrtape.groups`) has a key and no rows: an lr that moves nothing was not
+    used. Its curve begins with the first step after it was thawed. A group must have the flag, true or false, when it
+    is added: then it is looked at in every step.
 
     ``benchmarks/`` tells what a step costs; most of it is the write of the spool.
 
@@ -107,12 +113,13 @@ class Recorder:
         sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
         if sampled:
             begin = perf_counter_ns()
-        param_groups = optimizer.param_groups
         try:
-            # float() copies: a tensor lr is changed in place by its scheduler.
-            self._lrs = [float(group["lr"]) for group in param_groups]
-            if self._groups_changed(param_groups):
+            if self._groups_changed(optimizer.param_groups):
                 self._name_groups(self._keys.reserve_numbered)
+            elif self._flagged and self._frozen != [group[FROZEN] for group in self._flagged]:
+                self._leave_out_frozen()
+            # float() copies: a tensor lr is changed in place by its scheduler.
+            self._lrs = [float(group["lr"]) for group in self._moving]
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self._lrs = None
             self._cannot_record(error)
@@ -128,13 +135,13 @@ class Recorder:
             begin = perf_counter_ns()
         self._lrs = None
         if not self._layout_written:
-            self._layout_written = self._write(GroupLayout(self._index, self.groups))
+            self._layout_written = self._write(GroupLayout(self._index, self.moving_groups))
         step = self.steps
         self.steps = step + 1
         self.last = record = _new_record((self._index, step, time_ns() // 1_000_000, lrs))  # now_ms(), without the call
         if self._layout_written:
             self._write(record)
-        if lrs != [group["lr"] for group in optimizer.param_groups]:
+        if lrs != [group["lr"] for group in self._moving]:
             self._lr_changed_within_step(record)
         if sampled:
             self.samples_ns.append(self._before_ns + perf_counter_ns() - begin)
@@ -144,6 +151,14 @@ class Recorder:
         param_groups = self._optimizer.param_groups
         self.groups = self._names.assign(param_groups, lambda name: reserve(name, self._name))
         self._param_groups = list(param_groups)
+        self._flagged = [group for group in param_groups if FROZEN in group]
+        self._leave_out_frozen()
+
+    def _leave_out_frozen(self) -> None:
+        self._frozen = [group[FROZEN] for group in self._flagged]
+        moves = [not group.get(FROZEN) for group in self._param_groups]
+        self._moving = list(compress(self._param_groups, moves))
+        self.moving_groups = tuple(compress(self.groups, moves))
         self._layout_written = False
 
     def _groups_changed(self, param_groups: list[dict[str, Any]]) -> bool:
@@ -166,11 +181,9 @@ class Recorder:
         """Say, once, that something set an lr between our two hooks, perhaps before the update."""
         if self.findings:
             return
-        now = [group["lr"] for group in self._optimizer.param_groups]
-        index = next((index for index, lr in enumerate(record.lrs) if index < len(now) and now[index] != lr), None)
-        if index is None:
-            return  # A group was added or removed, and no lr changed.
-        key = self.groups[index].key
+        now = [group["lr"] for group in self._moving]
+        index = next(index for index, lr in enumerate(record.lrs) if now[index] != lr)
+        key = self.moving_groups[index].key
         finding = Finding(
             AMBIGUOUS_LR,
             f"{key} changed from {record.lrs[index]!r} to {now[index]!r} while step {record.step} ran, and nothing "

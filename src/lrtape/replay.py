@@ -3,7 +3,7 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from lrtape.outbox import Outbox
 from lrtape.spool import Frame
@@ -18,12 +18,12 @@ class Overlap:
 
     Args:
         points: of those steps, in any order; of several at one key and step, the earliest counts.
-        owed_lrs: what the next step of the first optimizer uses according to the checkpoint, one for each param group;
-            empty where the checkpoint cannot know.
+        owed_lrs: what the next step of the first optimizer uses according to the checkpoint, by the key of the param
+            group; empty where the checkpoint cannot know.
     """
 
-    def __init__(self, points: Iterable[Point] = (), owed_lrs: Sequence[float] = ()) -> None:
-        self.owed_lrs = list(owed_lrs)
+    def __init__(self, points: Iterable[Point] = (), owed_lrs: Mapping[str, float] | None = None) -> None:
+        self.owed_lrs = dict(owed_lrs or {})
         self.values: dict[tuple[str, int], float] = {}
         for point in sorted(points, key=lambda point: point.time_ms):
             self.values.setdefault((point.key, point.step), point.value)
@@ -98,8 +98,9 @@ class ReplayOutbox:
         )
 
     def _compare_with_owed(self, record: Record) -> None:
-        owed_lrs, self._owed_lrs = self._owed_lrs, []
-        for group, owed, used in zip(self._groups[0], owed_lrs, record.lrs, strict=False):
+        owed_lrs, self._owed_lrs = self._owed_lrs, {}
+        for group, used in zip(self._groups[0], record.lrs, strict=False):
+            owed = owed_lrs.get(group.key, used)
             if not _equal(owed, used):
                 self._tell(
                     JUMP_ON_RESUME,

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, LRTapeError
+from lrtape.groups import moving_lrs
 from lrtape.keys import Keys, group_names, legal_key
 from lrtape.lines import format_lrs
 from lrtape.outbox import KeepingOutbox, NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
@@ -132,7 +133,7 @@ class Session:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The param groups of the first optimizer."""
+        """The param groups of the first optimizer, also those that are frozen, which its records leave out."""
         return self._recorders[0].groups
 
     @property
@@ -360,12 +361,14 @@ def _join(run: "MlflowRun | PlannedRun | NoRun | ActiveRun | str | None") -> "Ml
 def print_lrs(optimizer: Optimizer, model: Module | None = None) -> None:
     """Print one line with the lr that every param group will use in the next step: ``backbone 1e-05  head 0.001``.
 
+    A group that does not move, see `lrtape.groups`, is ``frozen``.
+
     Args:
         optimizer: any torch optimizer.
         model: names the param groups, where they have no names of their own, after the modules they belong to.
     """
     names = group_names(optimizer.param_groups, _param_paths(model))
-    print(format_lrs(names, [float(group["lr"]) for group in optimizer.param_groups]), flush=True)  # noqa: T201
+    print(format_lrs(names, moving_lrs(optimizer.param_groups)), flush=True)  # noqa: T201
 
 
 def _param_paths(model: Module | None) -> dict[int, str]:

@@ -19,6 +19,7 @@ from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from lrtape.errors import ConfigError, LRTapeError
+from lrtape.groups import thaw
 from lrtape.keys import Keys
 from lrtape.plan import Plan
 from lrtape.recorder import Recorder
@@ -48,6 +49,9 @@ def simulate(
     called, and nothing is recorded anywhere else. So hooks that set an lr have no part in it. Only a function of the
     user's that keeps a state of its own (a closure that counts its calls) cannot be copied, and is called.
 
+    A param group that is ``frozen`` has no rows; it is thawed in its epoch (``unfreeze_at_epoch``, see
+    `lrtape.groups`), where the length of an epoch is known.
+
     Takes 5 to 10 microseconds a step.
 
     ::
@@ -59,14 +63,15 @@ def simulate(
         scheduler: of the optimizer; at its beginning, or wherever a training has brought it; ``None`` for none.
         n_steps: number of optimizer steps; or a `Plan`, whose interval and length of an epoch then count.
         interval: whether the scheduler is stepped after each ``step`` or after each ``epoch``.
-        steps_per_epoch: optimizer steps of an epoch; needed where `interval` is epoch.
+        steps_per_epoch: optimizer steps of an epoch; needed where `interval` is epoch. Epochs are counted from here.
         metrics: what a scheduler that takes a metric (ReduceLROnPlateau) is given: one value for each of its calls, in
             order; ``None`` for an epoch that measures nothing, after which it is not stepped.
         model: names the param groups; see `lrtape.attach`.
         name: the optimizer's part of its keys; see `lrtape.attach`.
 
     Returns:
-        A tape with the steps 0 to ``n_steps - 1`` of each param group. The time of a step is its index, in ms.
+        A tape with the steps 0 to ``n_steps - 1`` of each param group, but for those in which it is frozen. The time of
+        a step is its index, in ms.
 
     Raises:
         ConfigError: an argument is wrong, metrics are missing or not wanted, or the scheduler cannot be copied or fails
@@ -94,9 +99,11 @@ def simulate(
 
 
 def _run(stand_in: "_StandIn", scheduler: Any, plan: Plan, metrics: Sequence[float | None] | None) -> None:
-    steps_per_call = plan.steps_per_call
+    steps_per_call, steps_per_epoch = plan.steps_per_call, plan.steps_per_epoch
     for call in range(plan.n_calls):
-        for _ in range(min(steps_per_call, plan.n_steps - call * steps_per_call)):
+        for step in range(call * steps_per_call, min((call + 1) * steps_per_call, plan.n_steps)):
+            if steps_per_epoch is not None and step % steps_per_epoch == 0:
+                thaw(stand_in.param_groups, step // steps_per_epoch)
             stand_in.step()
         try:
             if metrics is not None and (metric := metrics[call]) is not None:
@@ -278,4 +285,4 @@ class _Columns:
 
     def tape(self) -> Tape:
         """What was written."""
-        return Tape.of({key: Series(steps, steps[:], self._lrs[key]) for key, steps in self._steps.items()})
+        return Tape.of({key: Series(steps, steps[:], self._lrs[key]) for key, steps in self._steps.items() if steps})

@@ -8,6 +8,7 @@
 
 import math
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -113,6 +114,21 @@ class Series:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def at(self, step: int) -> float | None:
+        """The value of a step; of several, the first; ``None`` where there is none."""
+        index = bisect_left(self.steps, step)
+        return self.values[index] if index < len(self) and self.steps[index] == step else None
+
+    def since(self, step: int) -> "Series":
+        """The rows from this step on."""
+        begin = bisect_left(self.steps, step)
+        return Series(self.steps[begin:], self.times_ms[begin:], self.values[begin:]) if begin else self
+
+    def until(self, step: int) -> "Series":
+        """The rows before this step."""
+        end = bisect_left(self.steps, step)
+        return Series(self.steps[:end], self.times_ms[:end], self.values[:end])
+
     def __eq__(self, other: object) -> bool:
         """Equal steps, times and values. NaN equals NaN here, or a tape with one would not equal itself."""
         if not isinstance(other, Series):
@@ -170,6 +186,10 @@ class Tape(Mapping[str, Series]):
         for key, series in self.items():
             for step, time_ms, value in zip(series.steps, series.times_ms, series.values, strict=True):
                 yield Point(key, step, time_ms, value)
+
+    def until(self, step: int) -> "Tape":
+        """The rows before this step."""
+        return Tape.of({key: cut for key, series in self.items() if (cut := series.until(step))})
 
     @property
     def lr(self) -> "Tape":

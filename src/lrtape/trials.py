@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 FINISHED = "FINISHED"
 RUNNING = "RUNNING"
+SWEEPS = "sweeps"
+"""In the tracking folder: a folder for each sweep, called by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +63,55 @@ def latest_runs(runs: Iterable[TrialRun]) -> dict[str, TrialRun]:
     for run in sorted(runs, key=lambda run: (run.is_finished, run.start_ms)):
         latest[run.trial_id] = run
     return latest
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTrial:
+    """What was known of a trial before anything was trained.
+
+    Attributes:
+        id: of the trial.
+        name: for people: ``gamma=0.1 step_size=2``, and the seed where there are several.
+        values: the text of each swept value, by key, without the seed.
+        seed: of the training.
+        warning: what the findings say of its schedule; empty where that is nothing.
+        refusal: why it is not trained; empty where it is.
+        same_as: the id of the trial that has the same learning rates, and the same config beside; empty for none.
+    """
+
+    id: str
+    name: str
+    values: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    warning: str = ""
+    refusal: str = ""
+    same_as: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """The run of a sweep, of which its trials are the children.
+
+    Attributes:
+        run_id: of the run.
+        sweep_id: the same for the same sweep, however often it is begun.
+        title: its name.
+        status: as MLflow calls it.
+        experiment: its name.
+        objective: the metric that tells which point is best.
+        direction: whether that is the lowest (``min``) or the highest (``max``).
+        command: what a person has typed.
+        planned: every trial of it, as far as that was known before; without values where only tags tell of them.
+        n_trials: how many it has, those that equal another one included; 0 where nobody knows.
+    """
+
+    run_id: str
+    sweep_id: str
+    title: str
+    status: str
+    experiment: str
+    objective: str
+    direction: str
+    command: str = ""
+    planned: tuple[PlannedTrial, ...] = ()
+    n_trials: int = 0

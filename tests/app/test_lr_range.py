@@ -82,6 +82,7 @@ def test_one_group_alone(train_in_process: Train, store: str) -> None:
         (["optimizer=muon"], ["optimizer.lr", "optimizer.adamw.lr"]),
         (["param_groups=layerwise", "param_groups.factors={layer1: 2.0}"], ["optimizer.lr"]),
         (["scheduler=onecyclelr"], ["optimizer.lr"]),
+        (["param_groups=frozen_backbone", "param_groups.backbone_lr_mult=0.5"], ["optimizer.lr"]),
         (
             ["param_groups=by_pattern", "param_groups.groups=[{name: a, regex: bias, lr: 0.003}, {name: b}]"],
             [],  # a group that has an lr of its own does not follow the optimizer's
@@ -126,7 +127,8 @@ def test_a_loss_that_never_falls_gets_no_suggestion(
     [
         (["range.min_lr=1", "range.max_lr=0.1"], "`range.min_lr` must be less than `range.max_lr`, but is 1.0"),
         (["range.n_steps=5"], "`range.n_steps` must be a whole number >= 20, but is 5"),
-        (["range.group=neck"], r"`range.group` must be one of the param groups, \['all'\], or null for all"),
+        (["range.group=neck"], r"`range.group` must be one of the param groups that move, \['all'\], or null for all"),
+        (["range.group=backbone", "param_groups=frozen_backbone"], r"that move, \['head'\], .* is 'backbone' instead"),
         (["optimizer.lr=0"], "`optimizer.lr` must be above 0 for a range test"),
         (["trainer.resume=last"], "`trainer.resume` must be null with `range`"),
     ],

@@ -11,7 +11,8 @@ import torch
 from mlflow import MlflowClient
 
 from lrtape.app.milestones import milestones
-from lrtape.app.preview import main, preview
+from lrtape.app.preview import preview
+from lrtape.app.preview_command import main
 from lrtape.tape import Point, Tape
 from lrtape.tracking.history import read_run
 
@@ -42,20 +43,27 @@ class PickyNet(torch.nn.Sequential):
         self.scale = linear.weight.abs().max().item()
 
 
-@pytest.mark.parametrize("scheduler", ["steplr", "warmup_cosine"])
+FROZEN = ("param_groups=frozen_backbone", "param_groups.unfreeze_at_epoch=2")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "groups"), [("steplr", LAYERWISE), ("warmup_cosine", LAYERWISE), ("steplr", FROZEN)]
+)
 def test_a_preview_is_what_the_training_records(
-    train_in_process: Callable[..., float], store: str, tmp_path: Path, scheduler: str
+    train_in_process: Callable[..., float], store: str, scheduler: str, groups: tuple[str, ...]
 ) -> None:
     """The same overrides, and every key, step and value the same, to the last bit."""
-    overrides = [f"scheduler={scheduler}", "trainer.epochs=4", "trainer.batch_size=256", *LAYERWISE]
+    overrides = [f"scheduler={scheduler}", "trainer.epochs=4", "trainer.batch_size=256", *groups]
     train_in_process(*overrides)
     client = MlflowClient(tracking_uri=store)
     (run,) = client.search_runs([client.get_experiment_by_name("lrtape").experiment_id])  # type: ignore[union-attr]
-    recorded = {key: list(series.values) for key, series in read_run(run.info.run_id, store).lr.items()}
+    recorded = read_run(run.info.run_id, store).lr
     (made,) = preview(overrides)
 
-    assert {key: list(series.values) for key, series in made.tape.items()} == recorded
-    assert len(recorded) == 3
+    assert {key: (list(series.steps), list(series.values)) for key, series in made.tape.items()} == {
+        key: (list(series.steps), list(series.values)) for key, series in recorded.items()
+    }
+    assert len(recorded) == (2 if groups == FROZEN else 3)
     assert made.plan.n_steps == 24
 
 
@@ -121,6 +129,9 @@ def test_a_metric_that_nobody_knows_is_made_up(capsys: pytest.CaptureFixture[str
     out, _ = capsys.readouterr()
     assert "note  ReduceLROnPlateau follows val/loss, which nobody knows before the training." in out
     assert "Nothing found" not in out
+
+    assert main([*plateau, "scheduler.mode=max"]) == 0
+    assert "error  monitor-wrong-mode  `scheduler.mode` is max" in capsys.readouterr().out
 
     (made,) = preview(plateau, metrics=[1.0, 0.5])
     series = made.tape["lr/all"]
@@ -225,3 +236,18 @@ def test_milestones_are_the_steps_that_matter(values: list[float], expected: lis
     tape = Tape(Point("lr/a", step, step, value) for step, value in enumerate(values))
 
     assert [(milestone.step, milestone.what) for milestone in milestones(tape["lr/a"])] == expected
+
+
+def test_a_group_that_is_frozen_is_shown_as_frozen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Until it is thawed, where its curve begins; or in every step."""
+    overrides = ["param_groups=frozen_backbone", "scheduler=steplr", "trainer.epochs=10"]
+    assert main([*overrides, "param_groups.unfreeze_at_epoch=4"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    assert lines[lines.index(["backbone", "0", "1/10", "frozen"]) + 1] == ["92", "5/10", "0.0001", "thawed"]
+    assert main([*overrides, "param_groups.unfreeze_at_epoch=null"]) == 0
+    out = capsys.readouterr().out
+
+    assert ["backbone", "frozen", "in", "every", "step"] in [line.split() for line in out.splitlines()]
+    assert "2 groups" in out
+    assert out.endswith("Nothing found that looks wrong.\n")

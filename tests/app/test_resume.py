@@ -3,7 +3,7 @@ import math
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +154,13 @@ SCHEDULERS: dict[str, dict[str, object]] = {
     "SWALR": {"_target_": "torch.optim.swa_utils.SWALR", "swa_lr": 0.01, "anneal_epochs": 9},
 }
 
-TINY = [
+UNGROUPED = [
     *("~data", f"+data._target_={HERE}.noisy"),
     *("~model", f"+model._target_={HERE}.Net"),
     *("optimizer=adam", f"optimizer._target_={HERE}.TracedAdam"),
-    *("param_groups=layerwise", "param_groups.factors=[0.5,1.0]"),
     *(f"trainer.epochs={N_EPOCHS}", "trainer.batch_size=4", "trainer.accumulate_grad_batches=2"),
 ]
+TINY = [*UNGROUPED, "param_groups=layerwise", "param_groups.factors=[0.5,1.0]"]
 
 
 def scheduler(name: str, interval: str) -> list[str]:
@@ -267,10 +267,10 @@ def test_a_scaler_goes_on_too(train_in_process: Train, last: Path) -> None:
 # --- what is refused
 
 
-def interrupted(train: Train, *overrides: str, step: int = 4) -> None:
+def interrupted(train: Train, *overrides: str, step: int = 4, tiny: Sequence[str] = TINY) -> None:
     trace.stop_at_step = step
     with pytest.raises(Interrupted):
-        train(*TINY, *overrides)
+        train(*tiny, *overrides)
     trace.__init__()  # type: ignore[misc]
 
 
@@ -533,6 +533,26 @@ def test_it_goes_on_in_the_same_run(train_in_process: Train, store: str) -> None
         assert list(tape[key].steps) == list(range(N_STEPS))
     assert list(tape["val/loss"].steps) == [2, 5, 8, 11]
     assert list(tape["lr/head"].values) == pytest.approx([0.001] * 3 + [1e-4] * 3 + [1e-5] * 3 + [1e-6] * 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("step", [4, 5, 6, 7])
+def test_a_frozen_group_is_thawed_where_it_would_have_been(train_in_process: Train, store: str, step: int) -> None:
+    """Interrupted before the epoch in which it is thawed, at its edge, or within it: its curve begins with the first
+    step of that epoch, without a gap, with the lr that the schedule has for it by then, and nothing is said to jump.
+    """
+    frozen = ("param_groups=frozen_backbone", "param_groups.unfreeze_at_epoch=2")
+    interrupted(train_in_process, "scheduler=steplr", "scheduler.step_size=25%", *frozen, step=step, tiny=UNGROUPED)
+    with warnings.catch_warnings(record=True) as warned:
+        train_in_process("trainer.resume=last")
+    run = the_run(store)
+    tape = read_run(run.info.run_id, store)
+
+    assert list(tape["lr/head"].steps) == list(range(N_STEPS))
+    assert list(tape["lr/backbone"].steps) == list(range(6, N_STEPS))
+    assert list(tape["lr/backbone"].values) == pytest.approx([1e-6] * 3 + [1e-7] * 3, rel=1e-12)
+    assert list(tape["frozen/backbone"].steps) == [0, 3, 6, 9]
+    assert run.data.tags["lr.verdict"] == "ok"
+    assert [str(warning.message) for warning in warned] == []
 
 
 def test_what_was_recorded_after_the_checkpoint_is_not_written_twice(

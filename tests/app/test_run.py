@@ -58,7 +58,8 @@ def test_a_run_explains_itself(
     }
     tapes = {path for path in artifacts if fnmatch(path, "lr/tape-????????.parquet")}
     assert len(tapes) == 1
-    assert artifacts == {"config/resolved.yaml", "checkpoints/last.pt", "lr/findings.json", *tapes}
+    of_the_schedule = ("lr/findings.json", "lr/planned-000000000.parquet")
+    assert artifacts == {"config/resolved.yaml", "checkpoints/last.pt", *of_the_schedule, *tapes}
     downloaded = Path(client.download_artifacts(run.info.run_id, "config/resolved.yaml"))
     resolved = OmegaConf.load(downloaded)
     assert resolved.scheduler.step_size == 3

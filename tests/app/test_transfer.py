@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def test_a_frozen_backbone_stays_bit_for_bit(
     train_in_process: Train, pretrained: dict[str, Tensor], store: str, tmp_path: Path
 ) -> None:
     """Pretrained on 0 to 4 and fine-tuned on 5 to 9: the backbone's weights are those of the pretraining, the head is
-    another one and learns, and the tape has the backbone's lr, and that it was frozen.
+    another one and learns, and the tape has that the backbone was frozen, and no lr but the head's.
     """
     first = train_in_process("experiment=transfer", "trainer.epochs=1")
     after_one = last_weights(tmp_path)
@@ -61,19 +62,36 @@ def test_a_frozen_backbone_stays_bit_for_bit(
     assert list(tape["frozen/backbone"].values) == [1.0] * 4
     assert "frozen/head" not in tape
     assert set(tape["lr/head"].values) == {0.01}
-    assert list(tape["lr/backbone"].steps) == list(tape["lr/head"].steps)
+    assert list(tape.lr) == ["lr/head"]
 
 
 def test_a_thawed_backbone_is_no_longer_frozen_on_the_tape(
-    train_in_process: Train, pretrained: dict[str, Tensor], store: str, tmp_path: Path
+    train_in_process: Train,
+    pretrained: dict[str, Tensor],
+    store: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One value for each epoch, at its first step; and the weights move."""
+    """One value for each epoch, at its first step; its curve begins with its first used lr, the weights move, and the
+    console says the same.
+    """
     train_in_process("experiment=transfer", "trainer.epochs=4", "param_groups.unfreeze_at_epoch=2")
     tape = tape_of("transfer", store)
 
     assert list(tape["frozen/backbone"].values) == [1.0, 1.0, 0.0, 0.0]
     assert list(tape["frozen/backbone"].steps) == [0, 12, 24, 36]
+    assert list(tape["lr/backbone"].steps) == list(range(24, 48))
+    assert set(tape["lr/backbone"].values) == {0.001}
     assert not torch.equal(last_weights(tmp_path)["layer1.weight"], pretrained["layer1.weight"])
+    out, err = capsys.readouterr()
+    lines = [line for line in out.splitlines() if line.startswith("epoch") and "val/loss" in line][-4:]
+    assert [re.search("backbone (.*)  head", line)[1] for line in lines] == [  # type: ignore[index]
+        "frozen",
+        "frozen (next 0.001)",
+        "0.001 (next 0.001)",
+        "0.001",
+    ]
+    assert "lrtape: " not in err, "neither the plan nor the recording has anything wrong"
 
 
 def test_layerwise_decay_moves_early_layers_less(

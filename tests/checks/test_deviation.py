@@ -97,3 +97,54 @@ def test_a_group_that_was_not_recorded_is_named() -> None:
 
     assert finding.code == DIFFERS
     assert "the plan has lr/a, lr/b, which was not recorded; recorded are lr/c" in finding.message
+
+
+def thawed(lr: Callable[[int], float], at: int = 24, n_steps: int = N_STEPS) -> Tape:
+    """A head, and a backbone that is frozen at first."""
+    backbone = tape(lambda step: lr(step) / 10, n_steps, at, "lr/backbone")
+    return Tape([*backbone.points(), *tape(lr, n_steps, key="lr/head").points()])
+
+
+def test_a_group_that_was_frozen_as_planned_is_no_finding() -> None:
+    """Not before it is thawed, where its key is not recorded yet, not after, and not where it never is."""
+    for n_steps in (5, 24, 25, N_STEPS):
+        assert compare_with_plan(thawed(decay, n_steps=n_steps), thawed(decay)) is None
+    later = Tape(point for point in thawed(decay).points() if point.step >= 40)
+    assert compare_with_plan(later, thawed(decay)) is None
+    assert compare_with_plan(tape(decay, key="lr/head"), thawed(decay, at=N_STEPS)) is None
+
+
+@pytest.mark.parametrize("at", [0, 18, 30])
+def test_a_group_that_was_thawed_at_another_time_is_named(at: int) -> None:
+    """With both steps; a schedule that is right by itself is not blamed."""
+    finding = compare_with_plan(thawed(decay, at), thawed(decay), Plan(N_STEPS, "step", 6))
+    assert finding is not None
+
+    assert (finding.code, finding.key, finding.step) == (DIFFERS, "lr/backbone", min(at, 24))
+    assert f"lr/backbone begins at step {at}, and by the plan at step 24" in finding.message
+
+
+def test_a_group_that_was_never_thawed_is_named() -> None:
+    """As one that was not recorded."""
+    finding = compare_with_plan(tape(decay, key="lr/head"), thawed(decay))
+    assert finding is not None
+
+    assert "the plan has lr/backbone, which was not recorded; recorded are lr/head" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("lr", "code"),
+    [
+        (lambda step: decay(0), NEVER_STEPPED),
+        (lambda step: decay(min(3 * step, 59)), SEVERAL_TIMES),
+        (lambda step: decay(step // 6), EVERY_EPOCH),
+        (lambda step: 2 * decay(step), OTHER_LR),
+        (lambda step: 0.5 if step == 30 else decay(step), DIFFERS),
+    ],
+)
+def test_a_cause_is_named_where_a_group_was_frozen(lr: Callable[[int], float], code: str) -> None:
+    """The scheduler goes on while a group is frozen, and is found out by the others."""
+    finding = compare_with_plan(thawed(lr), thawed(decay), Plan(N_STEPS, "step", 6))
+    assert finding is not None
+
+    assert finding.code == code

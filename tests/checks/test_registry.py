@@ -4,7 +4,8 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -331,6 +332,33 @@ class LrSetForOneStep(NothingMeant):
             for group, lr in zip(optimizer.param_groups, scheduled, strict=True):
                 group["lr"] = lr
             scheduler.step()
+
+
+class AccuracyThatShouldFall(Mistake):
+    code = "monitor-wrong-mode"
+    interval = "epoch"
+    given = tuple(0.5 + 0.04 * epoch for epoch in range(EPOCHS))
+    monitor = "val/acc"
+    mode: Literal["min", "max"] = "min"
+
+    def scheduler(self, optimizer: Optimizer) -> Any:
+        return schedulers.ReduceLROnPlateau(optimizer, self.mode, patience=2)
+
+    def plan(self, optimizer: Optimizer, scheduler: Any) -> Plan:
+        plan = plan_of(optimizer, scheduler, N_STEPS, interval="epoch", steps_per_epoch=PER_EPOCH, metrics=self.given)
+        return replace(plan, scheduler={**plan.scheduler, "monitor": self.monitor})
+
+    def loop(self, optimizer: Optimizer, scheduler: Any) -> None:
+        for metric in self.given:
+            for _ in range(PER_EPOCH):
+                optimizer.step()
+            scheduler.step(metric)
+
+
+class LossThatShouldRise(AccuracyThatShouldFall):
+    given = tuple(0.9 - 0.04 * epoch for epoch in range(EPOCHS))
+    monitor = "val/loss"
+    mode = "max"
 
 
 class FrozenGroup(Mistake):

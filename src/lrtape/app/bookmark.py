@@ -1,7 +1,9 @@
 """Where the newest checkpoint of an experiment is: what ``trainer.resume=last`` looks up."""
 
 import hashlib
+import os
 import re
+import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +44,7 @@ class Bookmark:
 
     def put(self, checkpoint: Path, run_id: str) -> None:
         """Note the newest checkpoint; a reader sees the old or the new one. A failure is warned about."""
-        new = self.path.with_suffix(".new")
+        new = self.path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.new")  # trials of a sweep put at once
         try:
             new.parent.mkdir(parents=True, exist_ok=True)
             new.write_bytes(msgspec.json.encode(_Entry(str(checkpoint), run_id)))

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lrtape.checks import registry, values
+from lrtape.checks.registry import CODES
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.range_curve import check_range
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
@@ -31,8 +31,12 @@ DIRECTIONS = (MIN, MAX)
 CONTINUE, STOP = "continue", "stop"
 ON_FAILURE = (CONTINUE, STOP)
 """What a sweep does when a trial has failed."""
-STOP_CODES = tuple(code for code in registry.CODES if code != values.NEVER_UPDATED)
-"""Of the findings that a training looks for while it runs."""
+EXTRAS = {
+    "hydra/launcher/joblib": 'hydra-joblib-launcher, which is not installed. Install it: pip install "lrtape[joblib]".',
+    "hydra/launcher/ray": "hydra-ray-launcher, which is not installed. lrtape's own launcher needs Ray alone: "
+    'pip install "lrtape[ray]", and hydra/launcher=lrtape_ray.',
+}
+"""What configs of other packages need."""
 SCHEDULER_KEYS = ("name", "interval", "monitor")
 """The keys of a scheduler's config that are lrtape's, not the scheduler's own."""
 
@@ -155,7 +159,7 @@ def _check_trainer(trainer: TrainerSettings, base: Path) -> None:
     _require("trainer.device", trainer.device, f"one of {', '.join(DEVICES)}", DEVICES.__contains__)
     _require("trainer.precision", trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS.__contains__)
     for code in trainer.stop_on:
-        _require("trainer.stop_on", code, f"codes of findings, of {', '.join(STOP_CODES)}", STOP_CODES.__contains__)
+        _require("trainer.stop_on", code, f"codes of findings, of {', '.join(CODES)}", CODES.__contains__)
     if trainer.resume not in {None, LAST}:
         trainer.resume = str(base / Path(trainer.resume).expanduser())
     if trainer.init_from is not None:
@@ -264,5 +268,7 @@ def sentence(error: BaseException) -> str:
         return explain(cause)
     if isinstance(error, OmegaConfBaseException):
         return explain(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:
+        return f"{'='.join(error.missing_cfg_file.rsplit('/', 1))} needs {EXTRAS[error.missing_cfg_file]}"
     text = str(error).partition("\nConfig search path:")[0].strip()
     return text if isinstance(error, LRTapeError | HydraException) else f"{type(error).__name__}: {text}"

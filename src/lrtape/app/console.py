@@ -10,6 +10,9 @@ from tqdm import tqdm
 from lrtape.app.config import TrainerSettings
 from lrtape.lines import format_lrs
 
+Lrs = Sequence[float | None]
+"""One for each param group; ``None`` for one that is frozen."""
+
 
 class Console:
     """Prints the learning rates of every group. A context manager: leaving it closes the progress bar.
@@ -36,7 +39,7 @@ class Console:
         show = sys.stderr.isatty() if settings.progress_bar is None else settings.progress_bar
         self._bar = tqdm(total=n_steps, initial=first_step, unit="step", disable=not show, dynamic_ncols=True)
 
-    def step(self, epoch: int, step: int, lrs: Sequence[float], next_lrs: Sequence[float], loss: float) -> None:
+    def step(self, epoch: int, step: int, lrs: Lrs, next_lrs: Lrs, loss: float) -> None:
         """Show one step; epoch and step are counted from 0."""
         self._bar.update()
         if not self._bar.disable:
@@ -44,17 +47,13 @@ class Console:
         if self._every_n_steps is not None and step % self._every_n_steps == 0:
             self._line(epoch, step, lrs, next_lrs, {"train/loss": loss})
 
-    def epoch(
-        self, epoch: int, step: int, lrs: Sequence[float], next_lrs: Sequence[float], metrics: Mapping[str, float]
-    ) -> None:
+    def epoch(self, epoch: int, step: int, lrs: Lrs, next_lrs: Lrs, metrics: Mapping[str, float]) -> None:
         """Show the end of an epoch and its last step; both are counted from 0."""
         is_last = epoch + 1 == self._n_epochs
         if self._every_n_epochs is not None and ((epoch + 1) % self._every_n_epochs == 0 or is_last):
             self._line(epoch, step, lrs, next_lrs, metrics)
 
-    def _line(
-        self, epoch: int, step: int, lrs: Sequence[float], next_lrs: Sequence[float], metrics: Mapping[str, float]
-    ) -> None:
+    def _line(self, epoch: int, step: int, lrs: Lrs, next_lrs: Lrs, metrics: Mapping[str, float]) -> None:
         width = len(str(self._n_epochs))
         values = [f"{name} {value:.4g}" for name, value in metrics.items()]
         lr = format_lrs(self._names, lrs, next_lrs if step + 1 < self._n_steps else None)

@@ -36,6 +36,10 @@ class Interrupted(KeyboardInterrupt):
         return 128 + self.number
 
 
+class Detached(Interrupted):
+    """A signal has ended the driver of a sweep; its trainings go on elsewhere."""
+
+
 class Interrupts:
     """Listens for signals; a context manager. Outside of the main thread, which alone may do so, it hears none.
 

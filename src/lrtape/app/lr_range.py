@@ -14,12 +14,14 @@ from lrtape.app.build import build_data, build_model, build_optimizer
 from lrtape.app.config import RangeSettings, Settings
 from lrtape.app.init_from import init_model
 from lrtape.app.interrupts import Interrupts
+from lrtape.app.program import program
 from lrtape.app.randomness import seed_everything
 from lrtape.app.run import open_run
 from lrtape.app.schedule import Length, Schedule, resolve_horizons
 from lrtape.app.sweep.child import current_child, objective_tag
 from lrtape.app.trainer import TRAIN_LOSS, Trainer, resolve_device
 from lrtape.errors import ConfigError
+from lrtape.groups import moving_lrs
 from lrtape.keys import Keys
 from lrtape.range_curve import RangeResult
 from lrtape.range_plot import draw_range, plot_range
@@ -76,7 +78,7 @@ def run_range(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: 
             init_model(model, Path(settings.trainer.init_from), settings.trainer.init_fresh)
         model.to(device)
         optimizer = build_optimizer(cfg, model)
-        names = [group.name for group in Recorder(optimizer, 0, Keys()).groups]
+        names = [group.name for group in Recorder(optimizer, 0, Keys()).moving_groups]
         _check_groups(settings.range, names, cfg.optimizer.lr)
         schedule = Schedule(Constant(optimizer), "epoch", None)  # type: ignore[arg-type]  # it takes no metric
         trainer = Trainer(model, data, optimizer, schedule, settings.trainer, device, settings.seed)
@@ -118,7 +120,7 @@ def run_range(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: 
 def _check_groups(settings: RangeSettings, names: Sequence[str], base_lr: float) -> None:
     if settings.group is not None and settings.group not in names:
         raise ConfigError(
-            f"`range.group` must be one of the param groups, {list(names)}, or null for all, but is "
+            f"`range.group` must be one of the param groups that move, {list(names)}, or null for all, but is "
             f"{settings.group!r} instead."
         )
     if settings.group is None and not base_lr > 0:
@@ -175,8 +177,8 @@ def _changes(
         return {}
     names = [member.name for member in Recorder(optimizer, 0, Keys()).groups]
     suggested = result.suggested_lrs
-    own = [float(member["lr"]) for member in optimizer.param_groups]
-    wanted = [suggested.get(name, lr) for name, lr in zip(names, own, strict=True)]
+    own = moving_lrs(optimizer.param_groups)
+    wanted = [lr if lr is None else suggested.get(name, lr) for name, lr in zip(names, own, strict=True)]
     lr, factor = result.suggestion, result.suggestion / cfg.optimizer.lr if cfg.optimizer.lr else 0.0
     ways = [{"optimizer.lr": lr}]
     if (part := OmegaConf.select(cfg, "optimizer.adamw.lr")) is not None:  # Muon's other half
@@ -190,12 +192,13 @@ def _changes(
     return {}
 
 
-def _gives(cfg: DictConfig, model: nn.Module, changes: dict[str, float], wanted: Sequence[float]) -> bool:
+def _gives(cfg: DictConfig, model: nn.Module, changes: dict[str, float], wanted: Sequence[float | None]) -> bool:
+    """Whether a changed config gives these lrs; that of a group that does not move, ``None``, may be any."""
     changed = cfg.copy()
     for key, value in changes.items():
         OmegaConf.update(changed, key, value)
     lrs = [float(group["lr"]) for group in build_optimizer(changed, model).param_groups]
-    return all(abs(lr - want) <= _TOLERANCE * want for lr, want in zip(lrs, wanted, strict=True))
+    return all(want is None or abs(lr - want) <= _TOLERANCE * want for lr, want in zip(lrs, wanted, strict=True))
 
 
 def command_line(overrides: Sequence[str], changes: dict[str, float]) -> str:
@@ -208,8 +211,7 @@ def command_line(overrides: Sequence[str], changes: dict[str, float]) -> str:
     # Its flags, --config-dir say, are not among the overrides; but in a sweep the overrides are another job's.
     arguments = sys.argv[1:] if set(overrides) <= set(sys.argv[1:]) else overrides
     kept = [argument for argument in arguments if not _is_of_the_test(argument, changes)]
-    program = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
-    return f"{program} {shlex.join([*kept, *(f'{key}={value:g}' for key, value in changes.items())])}"
+    return f"{program()} {shlex.join([*kept, *(f'{key}={value:g}' for key, value in changes.items())])}"
 
 
 def _is_of_the_test(argument: str, changes: dict[str, float]) -> bool:

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrtape.app.config import check, sentence
 from lrtape.app.interrupts import Interrupted
+from lrtape.app.program import program
 from lrtape.errors import ConfigError, LRTapeError, StoppedOnFindingError, SweepFailedError, TrainingDivergedError
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
@@ -110,11 +111,6 @@ def _farewell(interruption: Interrupted, arguments: Sequence[str] | None) -> str
     kept = [argument for argument in arguments if not argument.startswith("trainer.resume=")]
     command = f"{program()} {shlex.join([*kept, f'trainer.resume={path}'])}"
     return f"{text}\nCheckpoint: {interruption.checkpoint.absolute()}\nTo go on:   {command}"
-
-
-def program() -> str:
-    """What a person types before the arguments of this command."""
-    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
 
 
 def refuse_passwords(arguments: Sequence[str]) -> None:

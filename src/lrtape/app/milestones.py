@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from lrtape.groups import FROZEN
 from lrtape.lines import format_lr
 from lrtape.plan import Plan
 from lrtape.tape import Series, Tape
@@ -39,7 +40,7 @@ def milestones(series: Series) -> list[Milestone]:
     steps, values = series.steps, series.values
     last = len(values) - 1
     changes = [index for index, (one, other) in enumerate(pairwise(values), start=1) if one != other]
-    found = {0: ["first"]}
+    found = {0: ["thawed" if steps[0] else "first"]}
     if not changes:
         found[0].append("and never changed")
     elif len(changes) <= MAX_CHANGES:
@@ -82,18 +83,28 @@ def _turns(values: Sequence[float]) -> Iterator[tuple[int, str]]:
             yield index, f"{share:.0%} of the peak"
 
 
-def milestone_table(tape: Tape, plan: Plan) -> str:
+def milestone_table(tape: Tape, plan: Plan, frozen: Sequence[str] = ()) -> str:
     """One row for each milestone of each lr; lrs that are the same at every step have one set of rows.
+
+    Args:
+        tape: of the learning rates.
+        plan: of the training.
+        frozen: the names of groups that never move.
 
     Returns:
         Lines without a last line break.
     """
     rows = [("group", "step", "epoch", "lr", "")]
-    by_values: dict[bytes, list[str]] = {}
+    by_values: dict[tuple[int, bytes], list[str]] = {}
     for key, series in tape.items():
-        by_values.setdefault(series.values.tobytes(), []).append(key)
+        by_values.setdefault((series.steps[0], series.values.tobytes()), []).append(key)
+    if frozen:
+        rows.append((_some(frozen), "", "", FROZEN, "in every step"))
     for keys in list(by_values.values())[:MAX_CURVES]:
         name = _some([key.removeprefix("lr/") for key in keys])
+        if tape[keys[0]].steps[0]:
+            rows.append((name, "0", _epoch(0, plan), FROZEN, ""))
+            name = ""
         for milestone in milestones(tape[keys[0]]):
             rows.append(
                 (name, f"{milestone.step:,}", _epoch(milestone.step, plan), format_lr(milestone.lr), milestone.what)

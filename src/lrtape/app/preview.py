@@ -1,47 +1,30 @@
-"""``lrtape preview``: what a training would do with its learning rates, without training."""
+"""What a training would do with its learning rates, without training: one schedule, or a grid of them."""
 
-import argparse
 import itertools
 import math
-import os
 import re
-import shutil
-import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from lrtape.app.config import check as check_config
-from lrtape.app.main import refuse_passwords, report
 from lrtape.checks.registry import check
-from lrtape.errors import ConfigError, LRTapeError
+from lrtape.errors import ConfigError
 from lrtape.lines import format_lr
-from lrtape.picture import check_suffix, write_picture
 from lrtape.plan import Plan, label_of
 from lrtape.tape import Finding, Tape
-from lrtape.terminal import plot
 
 MAX_SCHEDULES = 12
 """More curves cannot be told apart."""
-MAX_WIDTH = 110
-"""Columns."""
 HOLD = "..."
+"""After the last of some made-up metrics: it goes on."""
 
 _SHORT = re.compile(r"^(?:scheduler|optimizer|trainer|param_groups)\.")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"the arguments must be those of `lrtape preview --help`, but {message}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +37,7 @@ class Preview:
         plan: of the training.
         tape: what the training would record; flat, where that depends on a metric that nobody knows.
         findings: what may be wrong with it.
+        frozen: the names of groups that never move.
         note: what a person should know beside that.
     """
 
@@ -62,36 +46,8 @@ class Preview:
     plan: Plan
     tape: Tape
     findings: list[Finding]
+    frozen: tuple[str, ...] = ()
     note: str = ""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Draw the schedules that the arguments ask for; ``lrtape preview --help`` tells which there are.
-
-    Returns:
-        The exit code: 0, whatever is found; 2 for a mistake, which is one message on stderr.
-    """
-    sys.path.insert(0, str(Path.cwd()))  # as for `lrtape train`: a user's own models
-    try:
-        refuse_passwords(arguments)
-        given = _parser().parse_intermixed_args(arguments)
-        if given.save is not None:
-            check_suffix(given.save)
-        previews = preview(given.overrides, _metrics(given.metrics), given.config_dir, given.config_name)
-        tape, text = _overlay(previews), _text(previews)
-        title = previews[0].title if len(previews) == 1 else f"{len(previews)} schedules"
-        print(_drawn(tape), text, sep="\n\n")  # noqa: T201 - a command
-        if given.save is not None:
-            write_picture(given.save, tape, title, text)
-            print(f"\nSaved: {given.save}")  # noqa: T201
-        sys.stdout.flush()
-    except BrokenPipeError:  # `lrtape preview ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (HydraException, OmegaConfBaseException, LRTapeError, OSError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        return report(error)
-    return 0
 
 
 def preview(
@@ -133,6 +89,8 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
     from lrtape.app.build import build_data, build_on_meta
     from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons, steps_per_epoch
     from lrtape.app.trainer import metric_names
+    from lrtape.keys import Keys
+    from lrtape.recorder import Recorder
     from lrtape.simulation import simulate
 
     data = build_data(cfg)
@@ -157,10 +115,13 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
         elif len(metrics) < length.epochs:
             note = f"{schedule.monitor} is made up: {len(metrics)} values, the last of which goes on to the end."
     tape = plan.simulated if plan.simulated is not None else simulate(optimizer, None, plan)
-    findings = [] if plan.simulated is None else check(tape, plan)
-    if len(next(iter(tape.values()))) < length.steps:
-        note = f"Drawn are the first {len(next(iter(tape.values()))):,} steps."
-    return Preview(label, _title(cfg, length, epoch_steps, len(tape)), plan, tape, findings, note)
+    findings = check(plan.simulated or Tape(), plan)
+    n_drawn = max(series.steps[-1] for series in tape.values()) + 1
+    if n_drawn < length.steps:
+        note = f"Drawn are the first {n_drawn:,} steps."
+    groups = Recorder(optimizer, 0, Keys()).groups
+    frozen = tuple(group.name for group in groups if group.key not in tape)
+    return Preview(label, _title(cfg, length, epoch_steps, len(groups)), plan, tape, findings, frozen, note)
 
 
 def _lengthened(metrics: Sequence[float], n_epochs: int, monitor: str) -> list[float]:
@@ -213,76 +174,3 @@ def _grid(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
         label = " ".join(_SHORT.sub("", name) for name in names)
         grid.append((label, list(point)))
     return grid
-
-
-def _overlay(previews: Sequence[Preview]) -> Tape:
-    """All schedules in one tape, the keys told apart by their labels."""
-    if len(previews) == 1:
-        return previews[0].tape
-    series = {}
-    for made in previews:
-        for key, values in made.tape.items():
-            group = key.removeprefix("lr/")
-            series[f"lr/{made.label}" if len(made.tape) == 1 else f"lr/{made.label}: {group}"] = values
-    return Tape.of(series)
-
-
-def _drawn(tape: Tape) -> str:
-    width = min(shutil.get_terminal_size((MAX_WIDTH, 0)).columns, MAX_WIDTH)
-    return plot(tape, width, color=sys.stdout.isatty())
-
-
-def _text(previews: Sequence[Preview]) -> str:
-    """The tables, and what was found."""
-    from lrtape.app.milestones import milestone_table
-
-    blocks = []
-    for made in previews:
-        head = f"{made.label}: {made.title}" if made.label else made.title
-        blocks += [head, milestone_table(made.tape, made.plan)]
-        if made.note:
-            blocks.append(_wrapped("note", made.note))
-        if made.findings:
-            blocks.append(
-                "\n".join(_wrapped(f"{found.severity}  {found.code}", found.message) for found in made.findings)
-            )
-        elif made.plan.simulated is not None:
-            blocks.append("Nothing found that looks wrong.")
-    return "\n\n".join(blocks)
-
-
-def _wrapped(head: str, sentence: str) -> str:
-    return textwrap.fill(
-        f"{head}  {sentence}", 100, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _metrics(text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        values = [float(part) for part in text.removesuffix(HOLD).strip(" ,").split(",")]
-    except ValueError:
-        values = []
-    if not values:
-        raise ConfigError(f"`--metrics` must be numbers with commas, 1,0.9,0.9,{HOLD}, but is {text!r} instead.")
-    return values
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="lrtape preview",
-        description="Draw the learning rates of a training, step by step, without training, and say what looks wrong.",
-        epilog="Takes the overrides of `lrtape train`: scheduler=onecyclelr trainer.epochs=30. Several values, "
-        "scheduler=steplr,cosineannealinglr, are drawn into one picture. `lrtape train --help` lists the groups.",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for `lrtape train`")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="draw into a file, too: .png, .svg, .html or .csv")
-    parser.add_argument(
-        "--metrics",
-        metavar="1,0.9,0.9",
-        help="for ReduceLROnPlateau: the metric that it watches, made up, one value for each epoch; the last goes on",
-    )
-    parser.add_argument("--config-dir", "-cd", type=Path, metavar="DIR", help="a folder of configs of your own")
-    parser.add_argument("--config-name", "-cn", default="train", metavar="NAME", help="of your primary config")
-    return parser

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ def find_overlap(
     run: "MlflowRun | PlannedRun | NoRun",
     run_id: str,
     first_step: int,
-    next_lrs: Sequence[float],
+    owed_lrs: Mapping[str, float],
 ) -> Overlap:
     """What a run has already from `first_step` on: in its store, and in spools that cannot be shipped now.
 
@@ -60,13 +60,13 @@ def find_overlap(
         run: as `reopen_run` has opened it, or a new one.
         run_id: as the checkpoint has it; empty where nothing was tracked.
         first_step: index of the step to go on with.
-        next_lrs: see `Overlap`.
+        owed_lrs: see `Overlap`.
 
     Raises:
         TrackingError: the store does not answer.
     """
     if isinstance(run, NoRun) or not run_id:
-        return Overlap(owed_lrs=next_lrs)
+        return Overlap(owed_lrs=owed_lrs)
 
     from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
 
@@ -75,7 +75,7 @@ def find_overlap(
     for folder in _spools(settings, run_id):
         with contextlib.suppress(OSError, SpoolError):
             points += read_spool(folder.spool).points()
-    return Overlap((point for point in points if point.step >= first_step), next_lrs)
+    return Overlap((point for point in points if point.step >= first_step), owed_lrs)
 
 
 def _spools(settings: TrackingSettings, run_id: str) -> list[SpoolFolder]:

@@ -35,6 +35,7 @@ from lrtape.plan import Plan
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.session import open_session
+from lrtape.tape import Group
 from lrtape.tracking.uri import mask_credentials
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _train(
     plan = make_plan()
     refuse_unloadable(schedule.scheduler)
     # Refuses groups of one name, before there is a run.
-    names = [group.name for group in Recorder(optimizer, 0, Keys()).groups]
+    groups = Recorder(optimizer, 0, Keys()).groups
     folder = output_dir / "checkpoints"
     if resumption is not None:
         resumption.restore(trainer, cfg)
@@ -115,21 +116,26 @@ def _train(
         print(f"Resumed at step {resumption.first_step} from {resumption.path}", flush=True)  # noqa: T201 - a command
     with _open_run(cfg, settings, overrides, resumption, plan) as run:
         run.log_text(mask_credentials(OmegaConf.to_yaml(cfg)), _config_path(resumption))
+        watch.begin(run)
         bookmark = Bookmark(Path(settings.tracking.folder), settings.tracking.experiment)
         checkpoints = Checkpoints(
             folder, run.run_id, trainer.parts, config, length, bookmark if settings.tracking.enabled else None
         )
-        with _open_session(run, settings, resumption, watch.columns) as session:
+        with _open_session(run, settings, resumption, groups, watch.columns) as session:
             session.add(optimizer, first_step=trainer.place.next_step)
             try:
+                names = [group.name for group in groups]
                 with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
-                    after_epoch = report_epochs(watch.after_epoch, trainer, run, objective)
+                    after_epoch = report_epochs(
+                        lambda: watch.after_epoch(trainer.skipped_steps, trainer.never_updated(session)),
+                        *(trainer, run, objective),
+                    )
                     metrics = trainer.fit(session, console, checkpoints, interrupts, after_epoch)
+                if current_child.get() is not None:  # before its shipper can end the run
+                    _conclude_trial(run, objective, metrics[objective])
             finally:
-                watch.conclude(run, session, trainer.skipped_steps)
+                watch.conclude(run, session, trainer.skipped_steps, trainer.never_updated(session))
             run.log_artifact(checkpoints.last, "checkpoints")
-            if current_child.get() is not None:
-                _conclude_trial(run, objective, metrics[objective])
     if current_child.get() is None:  # in a sweep, its driver says so once
         print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics[objective]
@@ -155,19 +161,27 @@ def _open_run(
 
 def _watch(plan: Plan, make_plan: Callable[..., Plan], trainer: Trainer, settings: Settings) -> Watch:
     place, monitor = trainer.place, trainer.schedule.monitor
-    if plan.interval == "epoch" and place.first_step != place.epoch * (plan.steps_per_epoch or 0):
+    if place.first_step != place.epoch * (plan.steps_per_epoch or 0) and (plan.interval == "epoch" or plan.thaws):
         # Before it was resumed, steps were skipped: what was planned for an epoch comes earlier.
         plan = replace(plan, simulated=None)
     # The mean loss of an epoch is given to a scheduler, but not recorded.
     replan = None if monitor in {None, TRAIN_LOSS} else lambda metrics: make_plan(metrics=metrics)
-    return Watch(plan, settings.checks, settings.trainer.stop_on, replan, place.next_step)
+    is_settled = monitor is None and not trainer.scaler.is_enabled()
+    return Watch(plan, settings.checks, settings.trainer.stop_on, replan, place.next_step, is_settled)
 
 
-def _open_session(run: "Run", settings: Settings, resumption: Resumption | None, columns: Columns | None) -> "Session":
+def _open_session(
+    run: "Run",
+    settings: Settings,
+    resumption: Resumption | None,
+    groups: Sequence[Group],
+    columns: Columns | None,
+) -> "Session":
     tracking = settings.tracking
     overlap: Overlap | None = None
     if resumption is not None:
-        overlap = find_overlap(tracking, run, resumption.run_id, resumption.first_step, resumption.next_lrs)
+        owed_lrs = {group.key: lr for group, lr in zip(groups, resumption.next_lrs, strict=False)}
+        overlap = find_overlap(tracking, run, resumption.run_id, resumption.first_step, owed_lrs)
     return open_session(
         run,
         None,

@@ -2,34 +2,31 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from lrtape.app.batches import Batch, Windows, load_batches
 from lrtape.app.checkpoint import Checkpoints, Parts, Place
 from lrtape.app.config import TrainerSettings
 from lrtape.app.console import Console
 from lrtape.app.data import Data
+from lrtape.app.evaluation import VAL_ACC, VAL_LOSS, Evaluation
 from lrtape.app.interrupts import Interrupted, Interrupts
-from lrtape.app.randomness import random_states, restore_random_states
+from lrtape.app.randomness import restore_random_states
 from lrtape.app.schedule import Length, Schedule
+from lrtape.app.updates import Updates
 from lrtape.errors import ConfigError, TrainingDivergedError
-from lrtape.groups import thaw
+from lrtape.groups import FROZEN, moving_lrs, thaw
 from lrtape.session import Session
 
 TRAIN_LOSS = "train/loss"
-VAL_LOSS = "val/loss"
-VAL_ACC = "val/acc"
 
-AfterEpoch = Callable[[int, Mapping[str, float]], None]
-
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+AfterEpoch = Callable[[Mapping[str, float]], None]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -90,6 +87,7 @@ class Trainer:
         self.device = device
         self.length = Length.of(data, settings)
         self.scaler = GradScaler(device.type, enabled=settings.precision == "16")
+        self._evaluation = Evaluation(model, data, device, settings.precision)
         self.parts = Parts(model, optimizer, schedule, self.scaler)
         # LBFGS alone, in torch: it evaluates the model as often as it likes.
         closure = inspect.signature(optimizer.step).parameters.get("closure")
@@ -104,6 +102,7 @@ class Trainer:
         self.skipped_steps = 0
         schedule.check_monitor(metric_names(data))
         self.place = Place(order=self._windows.order(), used_lrs=self._lrs())
+        self._updates = Updates(optimizer)
         self._resumed_randomness: dict[str, Any] | None = None
         # GradScaler skips a step whose gradients overflow: then the optimizer, and this hook, are not called.
         # It marks, and does not count: a step() that calls its parent's fires it twice.
@@ -118,6 +117,7 @@ class Trainer:
             randomness: the states of the global generators then; see `random_states`.
         """
         self.place = place
+        self._updates = Updates(self.optimizer)  # loading the states has moved everything
         self._resumed_randomness = randomness
 
     def has_more(self) -> bool:
@@ -128,13 +128,17 @@ class Trainer:
         is_short = self.settings.max_steps is not None and place.next_step < self.length.steps
         return place.epoch < self.length.epochs or bool(place.losses) or (is_short and not place.stalled)
 
+    def never_updated(self, session: Session) -> list[str]:
+        """The keys of the groups that have an lr, and that have not moved in this process."""
+        return [session.groups[index].key for index in self._updates.missing()]
+
     def fit(
         self,
         session: Session,
         console: Console,
         checkpoints: Checkpoints,
         interrupts: Interrupts,
-        after_epoch: AfterEpoch = lambda *_: None,
+        after_epoch: AfterEpoch = lambda _: None,
     ) -> dict[str, float]:
         """Train, and return the metrics of the last epoch.
 
@@ -145,8 +149,8 @@ class Trainer:
             console: shows.
             checkpoints: are written after each epoch.
             interrupts: end the training after a step.
-            after_epoch: called with `skipped_steps` and the metrics of an epoch when its checkpoints are written; what
-                it raises ends the training.
+            after_epoch: called with the metrics of an epoch when its checkpoints are written; what it raises ends the
+                training.
 
         Raises:
             TrainingDivergedError: a loss was not finite, and ``stop_on_nonfinite`` is set.
@@ -157,7 +161,7 @@ class Trainer:
             with interrupts.held():
                 while self.has_more():
                     metrics = self._epoch(session, console, checkpoints, interrupts)
-                    after_epoch(self.skipped_steps, metrics)
+                    after_epoch(metrics)
         except Interrupted as interruption:
             checkpoints.save(checkpoints.last, self.place, self._owed_lrs())
             interruption.checkpoint = checkpoints.last
@@ -172,13 +176,14 @@ class Trainer:
         metrics = {TRAIN_LOSS: self._train_epoch(session, console, interrupts)}
         stepped = place.next_step > place.first_step  # not, where every step of the epoch overflowed
         if self._val_batches is not None and self._is_due(place.epoch):
-            metrics |= self._validate(self._val_batches, interrupts)
+            metrics |= self._evaluation.validate(self._val_batches, interrupts)
             if stepped:
                 for name in metrics.keys() - {TRAIN_LOSS}:
                     session.log(name, metrics[name], place.next_step - 1)
         if stepped:
             self.schedule.after_epoch(metrics)
-        console.epoch(place.epoch, place.next_step - 1, place.used_lrs, self._lrs(), metrics)
+        shown = moving_lrs(self.optimizer.param_groups, place.epoch + 1)
+        console.epoch(place.epoch, place.next_step - 1, self._moving(place.used_lrs), shown, metrics)
 
         # Where an epoch does not validate, its train/loss is no match for the val/loss of the others.
         loss = metrics.get(VAL_LOSS if self._val_batches is not None else TRAIN_LOSS, math.inf)
@@ -237,15 +242,16 @@ class Trainer:
                 )
             if stepped:
                 self.schedule.after_step()
-                console.step(place.epoch, step, place.used_lrs, self._lrs(), loss)
+                shown = moving_lrs(self.optimizer.param_groups)
+                console.step(place.epoch, step, self._moving(place.used_lrs), shown, loss)
             interrupts.check()
         return sum(place.losses) / len(place.losses)
 
     def _log_frozen(self, session: Session) -> None:
         """Put on the tape which groups do not move from here on, whose lr says nothing."""
         for group in self.optimizer.param_groups:
-            if "frozen" in group:
-                session.log(f"frozen/{group['name']}", float(group["frozen"]), self.place.next_step)
+            if FROZEN in group:
+                session.log(f"frozen/{group['name']}", float(group[FROZEN]), self.place.next_step)
 
     def _step(self, window: list[Batch]) -> float:
         """One optimizer step on the mean loss over all samples of a window of batches; returns that loss."""
@@ -269,7 +275,7 @@ class Trainer:
         n_samples = sum(len(targets) for _, targets in window)
         loss = torch.zeros((), device=self.device)
         for inputs, targets in window:
-            part = self._loss(inputs, targets)[0] * (len(targets) / n_samples)
+            part = self._evaluation.loss(inputs, targets)[0] * (len(targets) / n_samples)
             self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch 2.13
             loss += part.detach()
         if self.settings.clip_grad_norm is not None:
@@ -277,41 +283,16 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
         return loss
 
-    @torch.no_grad()
-    def _validate(self, batches: DataLoader[Batch], interrupts: Interrupts) -> dict[str, float]:
-        """Mean loss, and accuracy where it makes sense, over all samples.
-
-        If interrupted, it leaves the global generators as they were: a resumed training validates anew.
-        """
-        before = random_states()
-        self.model.eval()
-        n_samples = n_right = 0
-        loss = 0.0
-        for inputs, targets in batches:
-            part, outputs = self._loss(inputs, targets)
-            n_samples += len(targets)
-            loss += part.item() * len(targets)
-            if self.data.classification:
-                n_right += int((outputs.argmax(dim=1).cpu() == targets).sum())
-            if interrupts.requested is not None:
-                restore_random_states(before)
-                interrupts.check()
-        metrics = {VAL_LOSS: loss / n_samples}
-        return metrics | ({VAL_ACC: n_right / n_samples} if self.data.classification else {})
-
-    def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch, and the outputs."""
-        dtype = _AUTOCAST_TYPES.get(self.settings.precision)
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            outputs = self.model(inputs.to(self.device))
-            return self.data.loss(outputs, targets.to(self.device)), outputs
-
     def _mark_step(self, *_: object) -> None:
         self._stepped = True
 
     def _lrs(self) -> list[float]:
         """What the next step will use."""
         return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _moving(self, lrs: Sequence[float]) -> list[float | None]:
+        """Without those of groups that are frozen."""
+        return [None if group.get(FROZEN) else lr for group, lr in zip(self.optimizer.param_groups, lrs, strict=True)]
 
     def _owed_lrs(self) -> list[float]:
         """What the next step will use; nothing at the end of an epoch, where the scheduler has still to be stepped."""

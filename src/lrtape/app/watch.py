@@ -4,12 +4,12 @@ import json
 import sys
 import textwrap
 import warnings
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from lrtape.app.config import OFF, STRICT
+from lrtape.app.planned_tape import keep_plan
 from lrtape.checks.registry import check
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, StoppedOnFindingError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import MlflowRun
     from lrtape.tracking.no_run import NoRun
     from lrtape.tracking.planned_run import PlannedRun
+
+    Run = MlflowRun | PlannedRun | NoRun
 
 OK = "ok"
 FINDINGS = "lr/findings.json"
@@ -39,6 +41,7 @@ class Watch:
         stop_on: codes of findings that end the training.
         replan: makes the plan anew when the metric of each epoch is known; ``None`` where nobody can.
         first_step: of a training that is resumed: nothing before it was recorded here.
+        is_settled: whether nothing that happens can change the plan: no metric, no step that a GradScaler skips.
 
     Attributes:
         columns: keeps what is recorded; ``None`` where nobody needs it.
@@ -51,6 +54,7 @@ class Watch:
         stop_on: Collection[str] = (),
         replan: Replan | None = None,
         first_step: int = 0,
+        is_settled: bool = True,
     ) -> None:
         self.columns = Columns() if mode != OFF or stop_on else None
         self._plan = plan
@@ -58,6 +62,7 @@ class Watch:
         self._stop_on = frozenset(stop_on)
         self._replan = replan
         self._first_step = first_step
+        self._is_settled = is_settled
         self._told: set[str] = set()
 
     def before(self) -> None:
@@ -66,9 +71,9 @@ class Watch:
         Raises:
             ConfigError: something is, and the mode is strict.
         """
-        if self._mode == OFF or self._plan.simulated is None:
+        if self._mode == OFF:
             return
-        findings = check(self._plan.simulated, self._plan)
+        findings = check(self._plan.simulated or Tape(), self._plan)
         serious = [finding for finding in findings if finding.severity != "note"]
         if self._mode == STRICT and serious:
             raise ConfigError(
@@ -78,35 +83,46 @@ class Watch:
             )
         self._tell(findings)
 
-    def after_epoch(self, skipped_steps: int) -> None:
+    def begin(self, run: "Run") -> None:
+        """Keep the plan with the run that has begun; one that is not settled yet comes when the training is over."""
+        if self._is_settled and self._plan.simulated is not None:
+            keep_plan(run, self._plan.simulated, self._first_step)
+
+    def after_epoch(self, skipped_steps: int, never_updated: Collection[str] = ()) -> None:
         """See whether the training may go on. Takes about a microsecond for each step and group so far, if at all.
 
         Args:
             skipped_steps: how many optimizer steps a GradScaler has skipped.
+            never_updated: the keys of groups whose parameters have not moved so far.
 
         Raises:
             StoppedOnFindingError: the recorded lrs show something that ``trainer.stop_on`` names.
         """
         if not self._stop_on:
             return
-        for finding in self._findings(skipped_steps):
+        for finding in check(*self._outcome(skipped_steps), never_updated=never_updated):
             if finding.code in self._stop_on:
                 raise StoppedOnFindingError(
                     f"the training was stopped, as `trainer.stop_on` names {finding.code}: {finding.message}"
                 )
 
-    def conclude(self, run: "MlflowRun | PlannedRun | NoRun", session: "Session", skipped_steps: int) -> None:
+    def conclude(self, run: "Run", session: "Session", skipped_steps: int, never_updated: Collection[str] = ()) -> None:
         """Say what is wrong with what was recorded, here and in the run. Never fails the training.
 
         Args:
             run: gets the findings as an artifact, and the verdict.
             session: what it has found itself is among them; it has been told already.
             skipped_steps: see `after_epoch`.
+            never_updated: see `after_epoch`.
         """
         if self._mode == OFF:
             return
         try:
-            findings = self._findings(skipped_steps)
+            recorded, plan = self._outcome(skipped_steps)
+            if not self._is_settled:
+                known = (plan.simulated or Tape()).until(session.steps)
+                keep_plan(run, known, self._first_step)
+            findings = check(recorded, plan, never_updated=never_updated)
             self._told |= {finding.code for finding in session.findings}
             self._tell(findings)
             findings += [finding for finding in session.findings if finding not in findings]
@@ -117,19 +133,18 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - the training is over, and nothing of it may be lost
             warnings.warn(f"lrtape could not check what was recorded: {error!r}", stacklevel=2)
 
-    def _findings(self, skipped_steps: int) -> list[Finding]:
-        if self.columns is None:
-            return []
-        recorded = self.columns.tape()
+    def _outcome(self, skipped_steps: int) -> tuple[Tape, Plan]:
+        """What was recorded so far, and what was planned, as far as it is known by now."""
+        recorded = Tape() if self.columns is None else self.columns.tape()
         plan = replace(self._plan, skipped_steps=skipped_steps)
-        if skipped_steps and plan.interval == "epoch":
-            # The epochs are shorter than planned, and the lr rightly changes earlier.
+        if skipped_steps and (plan.interval == "epoch" or plan.thaws):
+            # The epochs are shorter than planned, and what happens between two of them rightly comes earlier.
             plan = replace(plan, simulated=None)
         elif self._replan is not None and not self._first_step and not skipped_steps:
             plan = self._replan(_metrics(recorded, plan))
         if self._first_step and plan.simulated is not None:
-            recorded = Tape.union([_until(plan.simulated, self._first_step), recorded.lr])
-        return check(recorded, plan)
+            recorded = Tape.union([plan.simulated.until(self._first_step), recorded.lr])
+        return recorded, plan
 
     def _tell(self, findings: Iterable[Finding]) -> None:
         for finding in findings:
@@ -156,13 +171,3 @@ def _metrics(recorded: Tape, plan: Plan) -> list[float | None]:
     measured = dict(zip(series.steps, series.values, strict=True))
     length = plan.steps_per_call
     return [measured.get(min((call + 1) * length, plan.n_steps) - 1) for call in range(plan.n_calls)]
-
-
-def _until(tape: Tape, step: int) -> Tape:
-    """The steps before `step`."""
-    cut = {}
-    for key, series in tape.items():
-        end = bisect_left(series.steps, step)
-        if end:
-            cut[key] = Series(series.steps[:end], series.times_ms[:end], series.values[:end])
-    return Tape.of(cut)

@@ -44,7 +44,7 @@ class Case:
     """What a check looks at.
 
     Attributes:
-        tape: its learning rates alone; never empty.
+        tape: its learning rates alone; empty for a check of a plan.
         plan: of the training.
         thresholds: when something is worth a finding.
         never_updated: the keys of groups whose parameters never changed.

@@ -41,7 +41,8 @@ FEWEST_ROWS = 3
 MAX_SKIPPED = 32
 """In a row; a GradScaler that begins at 65,536 halves 16 times until it is 1."""
 
-Row = tuple[float, ...]
+Row = tuple[float | None, ...]
+"""One lr for each group; ``None`` for a group that is frozen, and has none."""
 
 
 class _Tapes(NamedTuple):
@@ -77,22 +78,24 @@ def compare_with_plan(recorded: Tape, simulated: Tape, plan: Plan | None = None)
         where they part, with the likely cause.
     """
     recorded, simulated = recorded.lr, simulated.lr
+    if not recorded:
+        return None
+    last_step = max(series.steps[-1] for series in recorded.values())
     keys = [key for key in simulated if key in recorded]
-    if not keys or len(keys) < len(simulated):
-        missing = ", ".join(key for key in simulated if key not in recorded)
-        if not recorded:
-            return None
+    # A group that is thawed later is not recorded yet.
+    missing = [key for key in simulated if key not in recorded and simulated[key].steps[0] <= last_step]
+    if missing or not keys:
         return Finding(
             DIFFERS,
-            f"the plan has {missing}, which was not recorded; recorded are {', '.join(recorded)}. Compare "
-            "`param_groups.*` and `optimizer.*` of the two.",
+            f"the plan has {', '.join(missing or simulated)}, which was not recorded; recorded are "
+            f"{', '.join(recorded)}. Compare `param_groups.*` and `optimizer.*` of the two.",
             next(iter(recorded)),
             next(iter(recorded.values())).steps[0],
             "error",
         )
     if all(_begins_with(simulated[key], recorded[key]) for key in keys):
         return None
-    plan = plan or Plan(max(len(series) for series in simulated.values()))
+    plan = plan or Plan(max(series.steps[-1] for series in simulated.values()) + 1)
     tapes = _rows(recorded, simulated, keys, plan)
     parting = next(
         (
@@ -103,9 +106,9 @@ def compare_with_plan(recorded: Tape, simulated: Tape, plan: Plan | None = None)
         None,
     )
     if parting is None:
-        return None
+        return _thawed_otherwise(recorded, simulated, keys)
     step, used, planned = tapes.steps[parting], tapes.recorded[parting], tapes.planned[tapes.steps[parting]]
-    column = next(column for column in range(len(keys)) if not is_close(used[column], planned[column]))
+    column = next(column for column in range(len(keys)) if not _same(used[column], planned[column]))
     explanation = _explain(tapes, parting, plan)
     return Finding(
         explanation.code,
@@ -125,6 +128,22 @@ def find_deviation(case: Case) -> Iterator[Finding]:
             yield finding
 
 
+def _thawed_otherwise(recorded: Tape, simulated: Tape, keys: Sequence[str]) -> Finding | None:
+    first_step = min(recorded[key].steps[0] for key in keys)
+    for key in keys:
+        begins, planned = recorded[key].steps[0], max(simulated[key].steps[0], first_step)
+        if begins != planned:
+            return Finding(
+                DIFFERS,
+                f"{key} begins at step {begins}, and by the plan at step {planned}: its group was thawed at another "
+                "time. Compare `param_groups.unfreeze_at_epoch` of the two, and leave the thawing to it.",
+                key,
+                min(begins, planned),
+                "error",
+            )
+    return None
+
+
 def _begins_with(planned: Series, recorded: Series) -> bool:
     """Whether all is exactly as planned; this takes next to no time and memory."""
     n_steps = len(recorded)
@@ -133,16 +152,18 @@ def _begins_with(planned: Series, recorded: Series) -> bool:
 
 def _rows(recorded: Tape, simulated: Tape, keys: Sequence[str], plan: Plan) -> _Tapes:
     first = [dict(zip(reversed(recorded[key].steps), reversed(recorded[key].values), strict=True)) for key in keys]
-    common = sorted(set.intersection(*(set(column) for column in first)))
-    planned = list(zip(*(simulated[key].values for key in keys), strict=True))
+    steps = sorted(set().union(*first))
+    columns = [dict(zip(simulated[key].steps, simulated[key].values, strict=True)) for key in keys]
+    n_steps = max(simulated[key].steps[-1] for key in keys) + 1
+    planned = [tuple(column.get(step) for column in columns) for step in range(n_steps)]
     return _Tapes(
-        [tuple(column[step] for column in first) for step in common], common, planned, planned[:: plan.steps_per_call]
+        [tuple(column.get(step) for column in first) for step in steps], steps, planned, planned[:: plan.steps_per_call]
     )
 
 
 def _explain(tapes: _Tapes, parting: int, plan: Plan) -> Explanation:
     """The first explanation under which every recorded row is as planned."""
-    if all(row == tapes.recorded[0] for row in tapes.recorded) and _equal(tapes.recorded[0], tapes.planned[0]):
+    if _never_change(tapes.recorded) and _equal(tapes.recorded[0], tapes.planned[0]):
         return Explanation(
             NEVER_STEPPED,
             f"No lr ever changes: scheduler.step() is not called. Call it after each {plan.interval} "
@@ -162,6 +183,10 @@ def _explain(tapes: _Tapes, parting: int, plan: Plan) -> Explanation:
             "scheduler, a loaded state), or `scheduler.*` and `optimizer.*` are not those of the plan.",
         )
     )
+
+
+def _never_change(rows: Sequence[Row]) -> bool:
+    return all(len({lr for lr in column if lr is not None}) == 1 for column in zip(*rows, strict=True))
 
 
 def _fits(tapes: _Tapes, parting: int, timing: Timing) -> bool:
@@ -223,7 +248,7 @@ def _other_lr(tapes: _Tapes) -> Explanation | None:
         for step, row in zip(tapes.steps, tapes.recorded, strict=True)
         if step < len(tapes.planned)
         for used, planned in zip(row, tapes.planned[step], strict=True)
-        if planned and used
+        if planned and used  # neither 0 nor frozen
     ]
     if not ratios or not all(math.isclose(ratio, ratios[0], rel_tol=1e-6) for ratio in ratios):
         return None
@@ -234,7 +259,12 @@ def _other_lr(tapes: _Tapes) -> Explanation | None:
 
 
 def _equal(one: Row, other: Row) -> bool:
-    return one == other or all(map(is_close, one, other))
+    """Of the groups that move in both: when a group is thawed, no scheduler decides."""
+    return one == other or all(map(_same, one, other))
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one is None or other is None or is_close(one, other)
 
 
 def is_close(one: float, other: float) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 
-from lrtape.checks import deviation, horizons, shape, values
+from lrtape.checks import deviation, horizons, monitor, shape, values
 from lrtape.checks.case import Case, Thresholds
 from lrtape.plan import Plan
 from lrtape.tape import Finding, Severity, Tape
@@ -18,6 +18,7 @@ CODES = (
     shape.RATIO_CHANGES,
     horizons.HORIZON_TOO_SHORT,
     horizons.HORIZON_TOO_LONG,
+    monitor.WRONG_MODE,
     *deviation.CODES,
 )
 """Of all findings of `check`."""
@@ -34,8 +35,11 @@ CHECKS: tuple[Check, ...] = (
     shape.find_decays_too_fast,
     shape.find_changing_ratios,
     horizons.find_misfits,
+    monitor.find_wrong_mode,
     deviation.find_deviation,
 )
+CHECKS_OF_A_PLAN: tuple[Check, ...] = (monitor.find_wrong_mode,)
+"""Those that need no tape."""
 
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _SYMPTOMS = frozenset({shape.DECAYS_TOO_FAST, shape.NEVER_CHANGES, values.ZERO})
@@ -55,7 +59,8 @@ def check(
     Takes about a microsecond for each step and group.
 
     Args:
-        tape: recorded or simulated; of a recorded one that is shorter than the plan, only what it has is judged.
+        tape: recorded or simulated; of a recorded one that is shorter than the plan, only what it has is judged, and
+            of an empty one nothing but what the plan says of itself.
         plan: what was meant. With its ``simulated`` tape, the recorded one is compared with it; with its ``scheduler``,
             causes and fixes are named.
         never_updated: the keys of groups of which it is known that their parameters never changed or never had a
@@ -63,11 +68,10 @@ def check(
         thresholds: when something is worth a finding.
     """
     lrs = tape.lr
-    if not any(len(series) for series in lrs.values()):
-        return []
-    n_steps = max(series.steps[-1] for series in lrs.values() if series) + 1
+    n_steps = max((series.steps[-1] for series in lrs.values() if series), default=0) + 1
     case = Case(lrs, plan or Plan(n_steps), thresholds or Thresholds(), never_updated)
-    findings = [finding for run_check in CHECKS for finding in run_check(case)]
+    is_empty = not any(len(series) for series in lrs.values())
+    findings = [finding for run_check in (CHECKS_OF_A_PLAN if is_empty else CHECKS) for finding in run_check(case)]
     codes = {finding.code for finding in findings}
     if codes & _CAUSES:
         findings = [finding for finding in findings if finding.code not in _SYMPTOMS]

@@ -177,7 +177,8 @@ def _scales_all_groups(case: Case) -> bool:
 
 def _ratio_change(first: Series, other: Series, thresholds: Thresholds) -> int | None:
     """The first step at which the ratio of two groups is another than at first, while both are near their peaks."""
-    if first.steps != other.steps or min(first.values) < 0 or min(other.values) < 0:
+    first, other = _together(first, other)
+    if first.steps != other.steps or not first or min(first.values) < 0 or min(other.values) < 0:
         return None
     floors = thresholds.ratio_floor * max(first.values), thresholds.ratio_floor * max(other.values)
     if not all(floors):
@@ -192,7 +193,14 @@ def _ratio_change(first: Series, other: Series, thresholds: Thresholds) -> int |
     return None
 
 
+def _together(first: Series, other: Series) -> tuple[Series, Series]:
+    """Both from where the later one begins: a group that was frozen at first."""
+    begin = max(first.steps[0], other.steps[0])
+    return first.since(begin), other.since(begin)
+
+
 def _ratio_at(first: Series, other: Series, step: int | None) -> float:
+    first, other = _together(first, other)
     index = 0 if step is None else first.steps.index(step)
     while not first.values[index]:
         index += 1

@@ -101,7 +101,7 @@ def find_spikes(case: Case) -> Iterator[Finding]:
         before, lr, after = series.values[index - 1 : index + 2]
         step = series.steps[index]
         planned = case.plan.simulated
-        if planned and key in planned and step < len(planned[key]) and planned[key].values[step] == lr:
+        if planned and key in planned and planned[key].at(step) == lr:
             continue
         yield Finding(
             SPIKE,

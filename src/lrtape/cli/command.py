@@ -86,6 +86,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_tracking_uri(why)
     why.set_defaults(run=_why)
 
+    report = commands.add_parser(
+        "report",
+        help="say which point of a sweep is best, by how much, and whether that is more than noise",
+        description="The table, the pictures and the config of the best point go to the page of the sweep's run in "
+        "MLflow, and into FOLDER/sweeps.",
+    )
+    report.add_argument("sweep", metavar="SWEEP", help="the id of its run, or its own id, or its title")
+    report.add_argument("--experiment", metavar="NAME", help="to look in; default: all")
+    report.add_argument("--watch", action="store_true", help="again whenever a training has ended, until all have")
+    report.add_argument("--folder", type=Path, default=Path(".lrtape"), help="for the files; default: .lrtape")
+    report.add_argument("--driver", type=int, help=argparse.SUPPRESS)
+    _add_tracking_uri(report)
+    report.set_defaults(run=_report)
+
     recover = commands.add_parser("recover", help="send what crashed trainings left in their spools to MLflow")
     recover.add_argument("folder", nargs="?", type=Path, default=Path(".lrtape"), help="default: .lrtape")
     recover.add_argument(
@@ -116,7 +130,7 @@ def _sweep(arguments: list[str]) -> None:
 
 
 def _preview(arguments: list[str]) -> int:
-    from lrtape.app.preview import main as preview
+    from lrtape.app.preview_command import main as preview
 
     return preview(arguments)
 
@@ -143,6 +157,19 @@ def _why(arguments: argparse.Namespace) -> int:
     from lrtape.cli.why import why
 
     return why(arguments.run_id, arguments.step, arguments.key, arguments.tracking_uri)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from lrtape.cli.report import report
+
+    return report(
+        arguments.sweep,
+        arguments.tracking_uri,
+        arguments.experiment,
+        arguments.folder,
+        arguments.watch,
+        arguments.driver,
+    )
 
 
 def _recover(arguments: argparse.Namespace) -> int:

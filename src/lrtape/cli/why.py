@@ -1,10 +1,13 @@
 """``lrtape why``."""
 
-from lrtape.cli.stored import open_history, tapes_of
+from dataclasses import replace
+
+from lrtape.cli.stored import open_history, plan_of, tapes_of
 from lrtape.errors import ConfigError
 from lrtape.plan import Plan, scheduler_of_params
 from lrtape.tape import Series, Tape
 from lrtape.tracking.history import STEPS, STEPS_PER_EPOCH, History
+from lrtape.why import frozen_keys
 from lrtape.why import why as reason
 
 
@@ -14,7 +17,7 @@ def why(run_id: str, step: int, key: str | None, tracking_uri: str | None) -> in
     Args:
         run_id: of a run.
         step: index of the optimizer step, from 0.
-        key: of one group; by default all of them, each of which has this step.
+        key: of one group; by default all of them that have this step, or are frozen in it.
         tracking_uri: where the run is; see `open_history`.
 
     Raises:
@@ -26,9 +29,9 @@ def why(run_id: str, step: int, key: str | None, tracking_uri: str | None) -> in
     tape = _tape(history)
     if not tape.lr:
         raise ConfigError(f"a run must have learning rates, but run {run_id} has none: {', '.join(tape) or 'nothing'}.")
-    plan = _plan(history, tape)
-    keys = [key] if key is not None else [name for name, series in tape.lr.items() if step in series.steps]
-    for name in keys or tape.lr:
+    plan = replace(_plan(history, tape), simulated=plan_of(history))
+    moving = [name for name, series in tape.lr.items() if series.at(step) is not None]
+    for name in [key] if key is not None else (moving + frozen_keys(tape, step) or tape.lr):
         print(reason(tape, name, step, plan))
     return 0
 

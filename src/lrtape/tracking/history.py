@@ -1,5 +1,6 @@
 """Reads back what MLflow has of a run: its metrics, every row, and the tapes among its artifacts."""
 
+import tempfile
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,6 +15,8 @@ TAPE_FOLDER = "lr"
 """Among the artifacts of a run."""
 TAPE_NAMES = "tape-*.parquet"
 """One for each recording of the run; see ``tape_file.py``."""
+PLAN_NAME, PLAN_NAMES = "planned-{:09d}.parquet", "planned-*.parquet"
+"""What the training means to use from a step on, as a tape; one more for each time it was resumed."""
 
 STEPS = "lrtape.steps"
 """Tag: number of optimizer steps that a training was planned to make."""
@@ -86,11 +89,24 @@ class History:
             points += [from_store(Point(stored_key, row.step, row.timestamp, row.value)) for row in rows]
         return points
 
-    def tapes(self, folder: Path) -> list[Path]:
-        """Download every tape of the run, one for each of its recordings.
+    def text(self, path: str) -> str | None:
+        """What stands in one artifact of the run; ``None`` where there is no such one.
+
+        Raises:
+            TrackingError: the artifacts cannot be reached.
+        """
+        with asking(self.tracking_uri), tempfile.TemporaryDirectory() as folder:
+            names = [artifact.path for artifact in self._client.list_artifacts(self.run_id, path.rpartition("/")[0])]
+            if path not in names:
+                return None
+            return Path(self._client.download_artifacts(self.run_id, path, folder)).read_text(encoding="utf-8")
+
+    def tapes(self, folder: Path, names: str = TAPE_NAMES) -> list[Path]:
+        """Download every tape of the run, one for each of its recordings; or other files that lie beside them.
 
         Args:
             folder: an existing one; the files go below it.
+            names: a pattern of the files.
 
         Returns:
             The files, in the order of their names.
@@ -101,7 +117,7 @@ class History:
         with asking(self.tracking_uri):
             artifacts = self._client.list_artifacts(self.run_id, TAPE_FOLDER)
             paths = [artifact.path for artifact in artifacts if not artifact.is_dir]
-            wanted = sorted(path for path in paths if fnmatchcase(path, f"{TAPE_FOLDER}/{TAPE_NAMES}"))
+            wanted = sorted(path for path in paths if fnmatchcase(path, f"{TAPE_FOLDER}/{names}"))
             return [Path(self._client.download_artifacts(self.run_id, path, str(folder))) for path in wanted]
 
 

@@ -41,6 +41,10 @@ VERDICT = "lr.verdict"
 """Tag: ``ok``, or the sentence of what is wrong most with the learning rates."""
 VERDICT_LINE = "Learning rates: "
 """Begins the first line of the run's description."""
+NOTE = MLFLOW_RUN_NOTE
+"""Tag: the run's description, in Markdown."""
+LOGGED_TABLES = "mlflow.loggedArtifacts"
+"""Tag: the artifacts that the UI shows as tables, as `MlflowClient.log_table` notes them (mlflow 3.17)."""
 UI_ADDRESS = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` listens by default."""
 

@@ -75,10 +75,11 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """The environment of every process here."""
+        given = filter(None, [os.environ.get("PYTHONPATH")])
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HYDRA_"))}
         return kept | {
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *given]),
             "TMPDIR": str(self.folder / "tmp"),  # who is killed leaves temporary files behind
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of MLflow's own, which only take time here

@@ -38,6 +38,11 @@ class Store:
         """Every run, deleted ones included."""
         return [str(run_id) for (run_id,) in self._select("select run_uuid from runs")]
 
+    def run_ids_of(self, experiment: str) -> list[str]:
+        """Every run of an experiment, deleted ones included; none where there is no such experiment."""
+        sql = "select run_uuid from runs join experiments using (experiment_id) where experiments.name = ?"
+        return [str(run_id) for (run_id,) in self._select(sql, experiment)]
+
     def values(self, run_id: str, prefix: str = "lr/") -> dict[tuple[str, int], list[float]]:
         """The value of every row of a run, by key and step; more than one where a step was stored twice."""
         sql = "select key, step, value from metrics where run_uuid = ? and key like ? || '%'"

@@ -1,6 +1,7 @@
 """The trial that this process trains now: how the training learns that its run is a child."""
 
 import json
+import os
 import socket
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -28,14 +29,27 @@ class Child:
 
     def tags(self) -> dict[str, str]:
         """Of its run."""
-        from lrtape.tracking import sweep_runs  # late: mlflow takes a second to import
+        # Late: torch and mlflow take a second each to import.
+        import torch
+
+        from lrtape.tracking import sweep_runs
 
         return {
             sweep_runs.TRIAL: self.trial.id,
             sweep_runs.VALUES: json.dumps(dict(self.trial.values)),
             sweep_runs.SEED: str(self.trial.seed),
             sweep_runs.HOST: socket.gethostname(),
+            sweep_runs.THREADS: str(torch.get_num_threads()),
+            **({sweep_runs.SLURM_JOB: job} if (job := slurm_job()) else {}),
         }
+
+
+def slurm_job() -> str:
+    """The job of Slurm that this process is; empty where it is none, or only runs in one that may outlive it."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return ""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def objective_tag(value: float) -> Mapping[str, str]:

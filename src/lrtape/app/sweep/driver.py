@@ -2,7 +2,6 @@
 
 import copy
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +14,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
 from lrtape.app.config import STOP, Settings, check
-from lrtape.app.interrupts import Interrupts
-from lrtape.app.main import program
+from lrtape.app.interrupts import Detached, Interrupts
+from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
-from lrtape.app.sweep.launchers import prepare_launcher
+from lrtape.app.sweep.launchers import gpus_to_share, on_interrupt_of, prepare_launcher
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import Compose, SweepPlan, plan_sweep
+from lrtape.app.sweep.reporting import companion_of, farewell, report_of
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
 from lrtape.app.sweep.trial import Trial
@@ -72,32 +72,41 @@ def drive(
         raise ConfigError(
             f"a trial must have a schedule that `checks=strict` takes, but none has:\n{list_trials(plan)}"
         )
-    launch = JobLauncher.of(config, context, task_function, settings)
+    launch = JobLauncher.of(config, context, task_function, settings, sum(trial.is_trained for trial in plan.trials))
     callback = SweepCallback.of(context)
     callback.trials = {trial.overrides: trial for trial in plan.trials}
     if settings.sweep.on_failure == STOP:
         max_batch_size = max_batch_size or 1
     if settings.tracking.enabled:
-        _drive_tracked(plan, settings, callback, launch, max_batch_size)
+        _drive_tracked(plan, settings, callback, launch, max_batch_size, on_interrupt_of(config))
     else:
         _drive_untracked(plan, launch)
 
 
 def _drive_tracked(
-    plan: SweepPlan, settings: Settings, callback: SweepCallback, launch: Launch, max_batch_size: int | None
+    plan: SweepPlan,
+    settings: Settings,
+    callback: SweepCallback,
+    launch: Launch,
+    max_batch_size: int | None,
+    on_interrupt: str,
 ) -> None:
-    with Interrupts(), Parent.open(plan, settings, command_line()) as parent:
-        callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri)
+    with Interrupts(), Parent.open(plan, settings, typed_command()) as parent:
+        callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri, parent.sweep_folder)
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
         try:
-            rounds.run()
-        except KeyboardInterrupt:
+            with companion_of(parent):
+                rounds.run()
+        except Detached:
+            raise
+        except KeyboardInterrupt as interruption:
+            rounds.interrupted(interruption, on_interrupt)
             rounds.wind_up()
-            print(f"To go on:   {command_line()}", file=sys.stderr, flush=True)  # noqa: T201 - a command
+            print(farewell(parent), file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
         runs = rounds.wind_up()
         text, failed = summarize(plan, runs)
-        print(f"\n{text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
+        print(f"\n{report_of(parent) or text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
         if failed:
             raise SweepFailedError(failed)
 
@@ -127,11 +136,6 @@ def composing(config: DictConfig, context: HydraContext) -> Compose:
     return compose
 
 
-def command_line() -> str:
-    """What a person has typed."""
-    return f"{program()} {shlex.join(sys.argv[1:])}"
-
-
 class JobLauncher:
     """Gives trials to a launcher of Hydra's, with folders that are named after what is trained in them."""
 
@@ -141,10 +145,16 @@ class JobLauncher:
 
     @classmethod
     def of(
-        cls, config: DictConfig, context: HydraContext, task_function: TaskFunction, settings: Settings
+        cls,
+        config: DictConfig,
+        context: HydraContext,
+        task_function: TaskFunction,
+        settings: Settings,
+        n_trials: int,
     ) -> "JobLauncher":
         """The one that the config asks for, fit to this machine; raises what `prepare_launcher` does."""
-        prepare_launcher(config, settings.tracking.uri if settings.tracking.enabled else None)
+        prepare_launcher(config, settings.tracking.uri if settings.tracking.enabled else None, n_trials)
+        SweepCallback.of(context).gpus = gpus_to_share(config)
         return cls(
             Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=config)
         )

@@ -1,28 +1,35 @@
 """What a launcher needs to know of the machine, and of the tracking store, before it launches anything."""
 
+import importlib.util
 import os
 from typing import Any
 
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from lrtape.app.sweep.gpu_claims import visible_gpus
+from lrtape.app.sweep.slurm_check import check_slurm
+from lrtape.app.sweep.slurm_settings import DETACH, SlurmSettings
 from lrtape.errors import ConfigError
 from lrtape.tracking.uri import sqlite_path
 
 _JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 _OF_SEVERAL_MACHINES = ("SlurmLauncher", "RayLauncher", "RayAWSLauncher")
+_RAY = "hydra_plugins.lrtape.ray_launcher.RayLauncher"
+_SLURM = "hydra_plugins.lrtape.slurm_launcher.SlurmLauncher"
 ALL = -1
 """As `n_jobs` of joblib."""
 
 
-def prepare_launcher(config: DictConfig, tracking_uri: str | None) -> None:
+def prepare_launcher(config: DictConfig, tracking_uri: str | None, n_trials: int) -> None:
     """Fit Hydra's launcher to this machine: joblib gets as many jobs as there are GPUs, or else CPUs.
 
     Args:
         config: of the sweep, with Hydra's node, which is changed.
         tracking_uri: absolute; ``None`` where nothing is tracked.
+        n_trials: that are to be trained.
 
     Raises:
-        ConfigError: it uses several machines, which cannot share a SQLite store.
+        ConfigError: it uses several machines, which cannot share a SQLite store; or Slurm would refuse the jobs.
     """
     launcher = config.hydra.launcher
     target = str(launcher.get("_target_"))
@@ -32,12 +39,28 @@ def prepare_launcher(config: DictConfig, tracking_uri: str | None) -> None:
             f"{tracking_uri!r}, a file that they cannot share. Start one, `mlflow server --host 0.0.0.0`, and give "
             "tracking.uri=http://HOST:5000; or sweep on this machine alone: hydra/launcher=joblib."
         )
+    if target == _RAY and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "hydra/launcher=lrtape_ray needs the package ray, which is not installed. Install it: pip install "
+            '"lrtape[ray]".'
+        )
+    if target == _SLURM:
+        given: Any = OmegaConf.to_container(launcher, resolve=True)
+        check_slurm(SlurmSettings(**{key: value for key, value in given.items() if key != "_target_"}), n_trials)
     if target == _JOBLIB and launcher.get("n_jobs") in {None, ALL}:
         with read_write(launcher), open_dict(launcher):
-            launcher.n_jobs = _n_gpus(config) or len(os.sched_getaffinity(0))
+            # Not more than there are trials: the workers share the threads.
+            launcher.n_jobs = min(len(gpus_to_share(config)) or len(os.sched_getaffinity(0)), max(n_trials, 1))
 
 
-def _n_gpus(config: Any) -> int:
+def on_interrupt_of(config: Any) -> str:
+    """What becomes of jobs in a queue when the driver is interrupted."""
+    return str(config.hydra.launcher.get("on_interrupt") or DETACH)
+
+
+def gpus_to_share(config: Any) -> tuple[str, ...]:
+    """The GPUs of this machine that the launcher's processes are to have one each of; see `claim_gpu`."""
     import torch  # late: everything else is known without
 
-    return 0 if config.trainer.device == "cpu" else torch.cuda.device_count()
+    is_alone = str(config.hydra.launcher.get("_target_")) != _JOBLIB or config.trainer.device == "cpu"
+    return () if is_alone else visible_gpus(torch.cuda.device_count())

@@ -5,12 +5,13 @@ import socket
 import time
 from pathlib import Path
 
+from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.errors import SpoolError
 from lrtape.recover import recover
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Status, now_ms
-from lrtape.tracking.sweep_runs import HOST, SweepRuns
+from lrtape.tracking.sweep_runs import HOST, SLURM_JOB, SweepRuns
 from lrtape.trials import RUNNING, TrialRun
 
 STARTING_S = 30.0
@@ -19,11 +20,13 @@ SILENT_S = 600.0
 """How long a training on another machine may record nothing until it counts as dead."""
 
 
-def is_alive(run_id: str, status: str, run: TrialRun | None, folder: Path, store: SweepRuns) -> bool:
+def is_alive(
+    run_id: str, status: str, run: TrialRun | None, folder: Path, store: SweepRuns, backlog: Backlog | None = None
+) -> bool:
     """Whether the training of a run goes on.
 
-    Exact where the spool can be seen: on this machine, and on a shared disk. Of another machine's, its last value
-    decides.
+    Exact where the spool can be seen: on this machine, and on a shared disk; and where Slurm knows the job. Of another
+    machine's, its last value decides.
 
     Args:
         run_id: of the run.
@@ -31,6 +34,7 @@ def is_alive(run_id: str, status: str, run: TrialRun | None, folder: Path, store
         run: where it is a trial's; ``None`` for a sweep's own.
         folder: where spools are.
         store: where the run is.
+        backlog: knows the jobs of Slurm.
 
     Raises:
         TrackingError: the store does not answer.
@@ -43,6 +47,10 @@ def is_alive(run_id: str, status: str, run: TrialRun | None, folder: Path, store
             return spool.is_recording()
     if run is None:
         return False
+    job = run.tags.get(SLURM_JOB)
+    is_over = backlog.is_over(job) if job and backlog else None
+    if is_over is not None:
+        return not is_over
     if run.tags.get(HOST, socket.gethostname()) == socket.gethostname():
         return now_ms() - run.start_ms < STARTING_S * 1000
     return now_ms() - max(run.start_ms, store.last_row_ms(run_id)) < SILENT_S * 1000

@@ -8,19 +8,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from lrtape.app.config import Settings
 from lrtape.app.resumed_run import reopen_run
 from lrtape.app.sweep.liveness import is_alive
 from lrtape.app.sweep.planning import SweepPlan
-from lrtape.app.sweep.record import FOLDER, SweepRecord
+from lrtape.app.sweep.record import SweepRecord
 from lrtape.errors import ConfigError
 from lrtape.session import Session, open_session
 from lrtape.tape import Status
 from lrtape.tracking import sweep_runs
+from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import FINISHED
+from lrtape.trials import FINISHED, SWEEPS
 
 
 class Parent:
@@ -84,6 +87,7 @@ class Parent:
             tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape")}
             run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
         run.set_tags({**trial_tags(plan), sweep_runs.COMMAND: mask_credentials(command)})
+        run.log_text(mask_credentials(msgspec.json.encode(plan.trials).decode()), PLANNED)
         sweep_folder = SweepRecord(plan.id, run.run_id, plan.title, sys.argv[1:], str(Path.cwd())).save(folder)
         session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
         return cls(run, store, session, folder, sweep_folder)
@@ -116,7 +120,7 @@ def _params(plan: SweepPlan, settings: Settings) -> Mapping[str, str]:
 
 def folder_of(plan: SweepPlan, settings: Settings) -> Path:
     """Of what belongs to a sweep."""
-    return Path(settings.tracking.folder) / FOLDER / plan.id
+    return Path(settings.tracking.folder) / SWEEPS / plan.id
 
 
 def trial_tags(plan: SweepPlan) -> dict[str, str]:

@@ -31,6 +31,7 @@ from lrtape.app.trainer import metric_names
 from lrtape.checks.registry import check as check_tape
 from lrtape.errors import ConfigError
 from lrtape.plan import Plan, kind_of, parts_of
+from lrtape.tape import Tape
 
 MAX_STEPS_OF_ALL = 5_000_000
 """Optimizer steps that are simulated for all points of a sweep together; about a minute."""
@@ -283,9 +284,7 @@ class _Rehearsals:
             return _Rehearsal(length.steps, names)
         self._steps_left -= length.steps
         plan = plan_training(cfg, model, length, epoch_steps)
-        if plan.simulated is None:
-            return _Rehearsal(length.steps, names)
-        serious = [found for found in check_tape(plan.simulated, plan) if found.severity != "note"]
+        serious = [found for found in check_tape(plan.simulated or Tape(), plan) if found.severity != "note"]
         worst = f"{serious[0].code}: {serious[0].message}" if serious and settings.checks != OFF else ""
         is_refused = settings.checks == STRICT
         return _Rehearsal(

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from lrtape.app.train import Run
 
 
-def report_epochs(watch: Callable[[int], None], trainer: Trainer, run: "Run", objective: str) -> AfterEpoch:
+def report_epochs(watch: Callable[[], None], trainer: Trainer, run: "Run", objective: str) -> AfterEpoch:
     """What is to be called after each epoch: `watch`, and in a search the report of the objective to the study.
 
     A report takes some milliseconds, and writes a line or two to the study's journal.
 
     Args:
-        watch: called with the number of skipped steps.
+        watch: looks at what was recorded.
         trainer: knows which epoch it was.
         run: is tagged when it is pruned, at once: its end may come from another process.
         objective: the metric that is reported, under the number of epochs made; an epoch without it is not.
@@ -32,7 +32,7 @@ def report_epochs(watch: Callable[[int], None], trainer: Trainer, run: "Run", ob
     """
     child = current_child.get()
     if child is None or child.study is None or child.trial.number is None:
-        return lambda skipped_steps, _: watch(skipped_steps)
+        return lambda _: watch()
 
     from lrtape.app.sweep.study import Reporter  # late: optuna is an extra
 
@@ -46,9 +46,9 @@ def report_epochs(watch: Callable[[int], None], trainer: Trainer, run: "Run", ob
         print(f"Pruned after {reason}", flush=True)  # noqa: T201 - a command
         return PrunedError(reason)
 
-    def after_epoch(skipped_steps: int, metrics: Mapping[str, float]) -> None:
+    def after_epoch(metrics: Mapping[str, float]) -> None:
         try:
-            watch(skipped_steps)
+            watch()
         except StoppedOnFindingError as error:
             raise prune(str(error)) from error
         value = metrics.get(objective)

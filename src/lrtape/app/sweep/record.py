@@ -7,9 +7,8 @@ import msgspec
 
 from lrtape.errors import ConfigError
 from lrtape.tracking.uri import mask_credentials
+from lrtape.trials import SWEEPS
 
-FOLDER = "sweeps"
-"""In the tracking folder: a folder for each sweep, called by its id."""
 _FILE = "sweep.json"
 
 
@@ -32,7 +31,7 @@ class SweepRecord(msgspec.Struct, frozen=True):
 
     def save(self, folder: Path) -> Path:
         """Write it, into a folder of its own in the tracking folder; returns that folder."""
-        own = folder / FOLDER / self.id
+        own = folder / SWEEPS / self.id
         own.mkdir(parents=True, exist_ok=True)
         (own / _FILE).write_text(mask_credentials(msgspec.json.format(msgspec.json.encode(self).decode())))
         return own
@@ -49,13 +48,13 @@ class SweepRecord(msgspec.Struct, frozen=True):
             ConfigError: there is none, there are several, or its command was typed elsewhere.
         """
         records = [
-            msgspec.json.decode(path.read_bytes(), type=cls) for path in sorted((folder / FOLDER).glob(f"*/{_FILE}"))
+            msgspec.json.decode(path.read_bytes(), type=cls) for path in sorted((folder / SWEEPS).glob(f"*/{_FILE}"))
         ]
         found = [record for record in records if name in {record.id, record.run_id, record.title}]
         if len(found) != 1:
             listed = "\n".join(f"  {record.id}  {record.title}" for record in (found or records))
             raise ConfigError(
-                f"a sweep must be named by its id, or by that of its run, but {folder / FOLDER} has "
+                f"a sweep must be named by its id, or by that of its run, but {folder / SWEEPS} has "
                 f"{len(found) or 'none'} called {name!r}. " + (f"There are:\n{listed}" if listed else "There are none.")
             )
         if Path(found[0].cwd) != Path.cwd():

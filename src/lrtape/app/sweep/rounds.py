@@ -4,13 +4,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
+
 from lrtape.app.sweep.child import Child
 from lrtape.app.sweep.liveness import bury, is_alive, wait_a_moment
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan
+from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.app.sweep.trial import Trial
 from lrtape.errors import LRTapeError
-from lrtape.trials import RUNNING, TrialRun, latest_runs
+from lrtape.tape import Status
+from lrtape.tracking.sweep_runs import SLURM_JOB
+from lrtape.trials import FINISHED, RUNNING, TrialRun, latest_runs
 
 WIND_UP_S = 20.0
 """How long the shippers of dead trainings have, to end their runs by themselves."""
@@ -37,8 +42,11 @@ class Rounds:
         self._launch = launch
         self._max_batch_size = max_batch_size
         self._stops_on_failure = stops_on_failure
+        self._backlog = Backlog(parent.sweep_folder)
         self._tried: set[str] = set()
         """Launched here, and begun."""
+        self._alone: set[str] = set()
+        """Cut off when a process died that may have been another trial's: to be launched once more, by itself."""
         self._lost: dict[str, str] = {}
         """Launched here and never begun: why."""
 
@@ -50,8 +58,10 @@ class Rounds:
         """
         self._report_finished()
         while True:
+            jobs = self._backlog.jobs()
             runs = self._look()
             alive = {run.trial_id for run in runs.values() if self._is_alive(run)}
+            alive |= {trial_id for trial_id, job in jobs.items() if not _is_through(runs.get(trial_id), job)}
             due = [
                 trial
                 for trial in self._trials.values()
@@ -62,13 +72,22 @@ class Rounds:
                 for trial in due:
                     if trial.id in runs and runs[trial.id].status == RUNNING:
                         self._bury(runs[trial.id])
-                self._launch_batch(due[: self._max_batch_size])
+                together = [trial for trial in due if trial.id not in self._alone]
+                self._launch_batch(together[: self._max_batch_size] or due[:1])
             elif alive:
                 wait_a_moment()
             else:
                 return
             if self._stops_on_failure and self._has_failed():
                 return
+
+    def interrupted(self, interruption: BaseException, on_interrupt: str) -> None:
+        """End what is queued or trained in Slurm's jobs, those of an earlier driver included; or let it go on.
+
+        Raises:
+            Detached: it goes on.
+        """
+        self._backlog.interrupted(interruption, on_interrupt)
 
     def wind_up(self) -> dict[str, TrialRun]:
         """See that nobody is RUNNING any more; returns the runs that count, by trial.
@@ -95,18 +114,31 @@ class Rounds:
     def _launch_batch(self, trials: Sequence[Trial]) -> None:
         before = {run.run_id for run in self._children()}
         problem = ""
+        returns: Sequence[JobReturn] = ()
         try:
-            self._launch(trials)
+            returns = self._launch(trials)
         except LRTapeError:
             raise
         except Exception as error:  # noqa: BLE001 - a worker was killed, say; the others go on
             problem = f"{type(error).__name__}: {error}"
         begun = {run.trial_id for run in self._children() if run.run_id not in before}
         self._tried |= begun
+        if problem and len(trials) > 1:
+            # joblib ends all its workers when one dies, and nobody knows which one that was.
+            runs = self._look()
+            cut = {key for key in begun if not runs[key].is_finished and runs[key].status != Status.FAILED}
+            self._alone |= cut
+            self._tried -= cut
         missing = [trial.id for trial in trials if trial.id not in begun]
-        if not begun or not problem:
-            # Nothing came of it; to launch them once more would change nothing.
-            self._lost |= dict.fromkeys(missing, problem or "its process died before it had a run")
+        # In the end, some launchers say which trials were never begun, as a process died that should have trained more.
+        waiting = {t.id for t, job in zip(trials, returns, strict=False) if job.status == JobStatus.UNKNOWN}
+        if problem or len(waiting) == len(trials):
+            # Where nothing came of it, to launch them once more would change nothing.
+            waiting = set(missing) if begun else set()
+        errors = {t.id: str(job._return_value) for t, job in zip(trials, returns, strict=False)}
+        for trial_id in missing:
+            if trial_id not in waiting:
+                self._lost[trial_id] = problem or errors.get(trial_id) or "its process died before it had a run"
 
     def _has_failed(self) -> bool:
         runs = self._look()
@@ -128,7 +160,18 @@ class Rounds:
         return latest_runs(self._children())
 
     def _is_alive(self, run: TrialRun) -> bool:
-        return is_alive(run.run_id, run.status, run, self._parent.folder, self._parent.store)
+        return is_alive(run.run_id, run.status, run, self._parent.folder, self._parent.store, self._backlog)
 
     def _bury(self, run: TrialRun) -> None:
         bury(run.run_id, self._parent.folder, self._parent.store)
+
+
+def _is_through(run: TrialRun | None, job: str) -> bool:
+    """Whether the latest run of a trial says that a job of Slurm, which may go on with other trials, has done it.
+
+    A training that is FINISHED has its objective a moment later.
+    """
+    if run is None or run.is_finished:
+        return run is not None
+    has_ended = run.status not in {RUNNING, FINISHED} or run.objective is not None
+    return has_ended and run.tags.get(SLURM_JOB) == job

@@ -10,14 +10,18 @@ from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from lrtape.app.config import MAX, STOP, Settings, sentence
-from lrtape.app.interrupts import Interrupts
+from lrtape.app.interrupts import Detached, Interrupts
+from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
-from lrtape.app.sweep.driver import JobLauncher, check_sweep, command_line, composing
+from lrtape.app.sweep.driver import JobLauncher, check_sweep, composing
+from lrtape.app.sweep.launchers import on_interrupt_of
 from lrtape.app.sweep.liveness import wait_a_moment
 from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
+from lrtape.app.sweep.reporting import companion_of, farewell, report_of
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.search_plan import SearchOptions, describe, plan_search
+from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.app.sweep.space import Space
 from lrtape.app.sweep.study import JOURNAL, Study, Suggestion, build_pruner, count_results, sampler_of
 from lrtape.app.sweep.study_link import StudyLink
@@ -65,7 +69,7 @@ def drive_search(
         )
     planner = Planner(settings, composing(config, context))
     plan, spaces = plan_search(settings, arguments, planner)
-    launch = JobLauncher.of(config, context, task_function, settings)
+    launch = JobLauncher.of(config, context, task_function, settings, options.n_jobs or options.n_trials)
     n_jobs = options.n_jobs or max(1, int(config.hydra.launcher.get("n_jobs") or 1))
     sampler = sampler_of(options.sampler, is_parallel=n_jobs > 1)
     build_pruner(options.pruner, planner.n_epochs)
@@ -78,8 +82,8 @@ def drive_search(
     def has_more(run_id: str) -> bool:
         return 0 < count_results(journal, run_id) < options.n_trials
 
-    with Interrupts(), Parent.open(plan, settings, command_line(), has_more) as parent:
-        callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri)
+    with Interrupts(), Parent.open(plan, settings, typed_command(), has_more) as parent:
+        callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri, parent.sweep_folder)
         callback.study = StudyLink(str(journal), parent.run_id, options.pruner, planner.n_epochs)
         study = Study.open(callback.study, plan.direction, sampler, options.seed)
 
@@ -90,13 +94,17 @@ def drive_search(
         max_failed = 0 if settings.sweep.on_failure == STOP else options.max_failed
         search = Search(plan, study, spaces, planner, parent, train, settings, options.n_trials, n_jobs, max_failed)
         try:
-            search.run()
-        except KeyboardInterrupt:
+            with companion_of(parent):
+                search.run()
+        except Detached:
+            raise
+        except KeyboardInterrupt as interruption:
+            Backlog(parent.sweep_folder).interrupted(interruption, on_interrupt_of(config))
             search.settle_dead()
-            print(f"To go on:   {command_line()}", file=sys.stderr, flush=True)  # noqa: T201 - a command
+            print(farewell(parent), file=sys.stderr, flush=True)  # noqa: T201 - a command
             raise
         text, failed = search.summary()
-        print(f"\n{text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
+        print(f"\n{report_of(parent) or text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
         if failed:
             raise SweepFailedError(failed)
 
@@ -274,7 +282,7 @@ class Search:
             best = min(
                 finished, key=lambda run: -(run.objective or 0.0) if plan.direction == MAX else run.objective or 0.0
             )
-            tags[sweep_runs.BEST] = f"{best.name}  {plan.objective} {best.objective:.6g}  run {best.run_id}"
+            tags[sweep_runs.BEST] = f"{best.name}: {plan.objective} {best.objective:.6g}"
         self._parent.set_tags({**tags, sweep_runs.TRIALS: str(self._n_trials)})
 
 
