@@ -41,13 +41,13 @@ from lrtape.app.data import Data, one_sample
 
 calls = iter(range(1000))
 
-def killed(in_features, out_features, at):
+def killed(in_features, out_features, at, number):
     data = one_sample(in_features, out_features)
 
     def loss(outputs, targets):
         if next(calls) == at and not pathlib.Path("killed").exists():
             pathlib.Path("killed").touch()
-            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+            os.kill(os.getpid(), number)
         return torch.nn.functional.mse_loss(outputs, targets)
 
     return Data(train=data.train, val=None, loss=loss)
@@ -156,28 +156,22 @@ def test_twelve_trials_with_pruning_on_a_fresh_store(command: Command, runs: Any
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
-def test_the_same_command_goes_on(signal_name: str, command: Command, runs: Any, tmp_path: Path) -> None:
+def test_the_same_command_goes_on(command: Command, runs: Any, tmp_path: Path) -> None:
     """After a driver that died in its second trial: the first one is untouched, the one that was cut off is KILLED,
     told FAIL, and does not count.
     """
-    import signal
-
-    number = int(getattr(signal, signal_name))
-    module = f"fatal_{signal_name.lower()}"
-    (tmp_path / f"{module}.py").write_text(textwrap.dedent(FATAL))
-    data = ["~data", f"+data={{_target_:{module}.killed,in_features:10,out_features:2,at:{N_EPOCHS + 2}}}"]
-    search = [*SEARCH, *TINY, *data, GAMMA, STEP_SIZE, LR, "hydra.sweeper.n_trials=2"]
+    (tmp_path / "fatal_kill.py").write_text(textwrap.dedent(FATAL))
+    data = f"+data={{_target_:fatal_kill.killed,in_features:10,out_features:2,at:{N_EPOCHS + 2},number:9}}"
+    search = [*SEARCH, *TINY, "~data", data, GAMMA, STEP_SIZE, LR, "hydra.sweeper.n_trials=2"]
     cut = subprocess.run(
         [sys.executable, str(TRAIN), *search],
         cwd=tmp_path,
-        env=os.environ | {"SIGNAL": str(number)},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert cut.returncode == (-number if signal_name == "SIGKILL" else 128 + number), cut.stderr
+    assert cut.returncode == -9, cut.stderr
     code, _ = command(*search)
     (parent,), children = runs()
     trials = study_of(parent, tmp_path)
@@ -189,6 +183,25 @@ def test_the_same_command_goes_on(signal_name: str, command: Command, runs: Any,
     assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
     for child in (children[0], children[2]):
         assert_every_step_is_there(child, N_EPOCHS, tmp_path)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_search_that_is_interrupted_says_how_to_go_on(command: Command, runs: Any, tmp_path: Path) -> None:
+    """Nobody is left RUNNING, in the store or in the study; the same command does go on, in the same run."""
+    (tmp_path / "fatal_term.py").write_text(textwrap.dedent(FATAL))
+    data = "+data={_target_:fatal_term.killed,in_features:10,out_features:2,at:2,number:15}"
+    search = [*SEARCH, *TINY, "~data", data, GAMMA, "hydra.sweeper.n_trials=1"]
+    code, errors = command(*search)
+    (parent,), (child,) = runs()
+
+    assert code == 143
+    assert errors.splitlines()[-1].startswith("To go on:   python train.py -m hydra/sweeper=lrtape_optuna ")
+    assert (parent.info.status, child.info.status) == ("KILLED", "KILLED")
+    assert [trial.state for trial in study_of(parent, tmp_path)] == [TrialState.FAIL]
+
+    assert command(*search)[0] == 0
+    (parent,), children = runs()
+    assert [run.info.status for run in (parent, *children)] == ["FINISHED", "KILLED", "FINISHED"]
 
 
 @pytest.mark.usefixtures("store")
