@@ -198,7 +198,18 @@ def test_the_whole_config_and_its_kinds_are_found_as_a_package() -> None:
     """`lrtape.conf` is a package that Hydra reads from, in the wheel as in the checkout."""
     with hydra.initialize_config_module("lrtape.conf", version_base="1.3"):
         assert set(hydra.compose("train")) == {
-            *("model", "data", "optimizer", "scheduler", "param_groups", "trainer", "tracking", "seed", "checks", "sweep")
+            *(
+                "model",
+                "data",
+                "optimizer",
+                "scheduler",
+                "param_groups",
+                "trainer",
+                "tracking",
+                "seed",
+                "checks",
+                "sweep",
+            )
         }
 
 
