@@ -110,8 +110,8 @@ def test_twelve_trials_whose_driver_is_killed_and_whose_config_is_edited(server:
 
     assert sweep.run() == 0, sweep.said
     assert "of Slurm already" in sweep.said
-    assert len(sweep.children) == 12
     assert sweep.missing() == []
+    assert len(sweep.children) == 12
     assert {server.store.params(run.id)["optimizer.weight_decay"] for run in sweep.children} == {"0.0"}
     assert len({run.tags["lrtape.slurm_job"] for run in sweep.children}) == 4
 
