@@ -16,7 +16,7 @@ from lrtape.app.init_from import init_model
 from lrtape.app.interrupts import Interrupts
 from lrtape.app.program import program
 from lrtape.app.randomness import seed_everything
-from lrtape.app.run import open_run
+from lrtape.app.run import config_of, open_run
 from lrtape.app.schedule import Length, Schedule, resolve_horizons
 from lrtape.app.sweep.child import current_child, objective_tag
 from lrtape.app.trainer import TRAIN_LOSS, Trainer, resolve_device
@@ -84,7 +84,7 @@ def run_range(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: 
         trainer = Trainer(model, data, optimizer, schedule, settings.trainer, device, settings.seed)
         tracking = settings.tracking
         with open_run(tracking, cfg, overrides) as run:
-            run.log_text(mask_credentials(OmegaConf.to_yaml(cfg)), "config/resolved.yaml")
+            run.log_text(mask_credentials(OmegaConf.to_yaml(config_of(cfg))), "config/resolved.yaml")
             with open_session(
                 run, None, tracking.folder, tracking.keep_spool, tracking.fsync_every_s, tracking.close_timeout_s
             ) as session:

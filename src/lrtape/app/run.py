@@ -45,8 +45,7 @@ def open_run(
 
     uri = resolve_tracking_uri(settings.uri)
     child = current_child.get()
-    config: Any = OmegaConf.to_container(cfg)
-    params = flatten({key: value for key, value in config.items() if key != "sweep"})
+    params = flatten(config_of(cfg))
     tags = {
         "lrtape.version": version("lrtape"),
         "lrtape.overrides": mask_credentials(" ".join(overrides)),
@@ -69,6 +68,12 @@ def open_run(
     if child is not None:
         child.is_begun = True
     return run
+
+
+def config_of(cfg: DictConfig) -> dict[str, Any]:
+    """The config of a training as plain values, credentials not masked; what it says of a sweep is none of it."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg)  # type: ignore[assignment]
+    return {key: value for key, value in config.items() if key != "sweep"}
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, object]:

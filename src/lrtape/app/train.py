@@ -21,7 +21,7 @@ from lrtape.app.overrides import portable
 from lrtape.app.randomness import seed_everything
 from lrtape.app.resume import Resumption
 from lrtape.app.resumed_run import find_overlap, reopen_run
-from lrtape.app.run import open_run
+from lrtape.app.run import config_of, open_run
 from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons, steps_per_epoch
 from lrtape.app.sweep.child import current_child, objective_tag
 from lrtape.app.sweep.objective import objective_of
@@ -115,7 +115,7 @@ def _train(
     if resumption is not None:
         print(f"Resumed at step {resumption.first_step} from {resumption.path}", flush=True)  # noqa: T201 - a command
     with _open_run(cfg, settings, overrides, resumption, plan) as run:
-        run.log_text(mask_credentials(OmegaConf.to_yaml(cfg)), _config_path(resumption))
+        run.log_text(mask_credentials(OmegaConf.to_yaml(config_of(cfg))), _config_path(resumption))
         watch.begin(run)
         bookmark = Bookmark(Path(settings.tracking.folder), settings.tracking.experiment)
         checkpoints = Checkpoints(
