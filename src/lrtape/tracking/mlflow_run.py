@@ -297,14 +297,18 @@ class MlflowRun:
             if self.is_owned and stack and stack[-1].info.run_id == self.run_id:
                 stack.pop()
 
-    def how_to_look(self) -> str:
-        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open."""
+    def how_to_look(self, tab: str = "/model-metrics") -> str:
+        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open.
+
+        Args:
+            tab: of the run's page; its curves by default, and the description where it is empty.
+        """
         is_server = self.tracking_uri.startswith(("http://", "https://"))
         base = mask_credentials(self.tracking_uri).rstrip("/") if is_server else UI_ADDRESS
         page = f"{base}/#/experiments/{self.experiment_id}/runs"
         lines = [
             f"All runs:  {page}?compareRunsMode=CHART&workflowType=machine_learning",
-            f"This run:  {page}/{self.run_id}/model-metrics?workflowType=machine_learning",
+            f"This run:  {page}/{self.run_id}{tab}?workflowType=machine_learning",
         ]
         if not is_server:
             uri = self.tracking_uri if sqlite_path(self.tracking_uri) else '"$MLFLOW_TRACKING_URI"'

@@ -97,8 +97,8 @@ class Parent:
         self._run.set_tags(tags)
 
     def how_to_look(self) -> str:
-        """Lines for people."""
-        return self._run.how_to_look()
+        """Lines for people; the page of the run is its report."""
+        return self._run.how_to_look(tab="")
 
     def __enter__(self) -> Self:
         return self
