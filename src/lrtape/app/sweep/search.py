@@ -9,7 +9,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
-from lrtape.app.config import MAX, STOP, Settings, sentence
+from lrtape.app.config import STOP, Settings, sentence
 from lrtape.app.interrupts import Detached, Interrupts
 from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
@@ -167,11 +167,12 @@ class Search:
         n_results = sum(suggestion.has_result for suggestion in self._study.suggestions())
         if n_results:
             print(f"{n_results} of {self._n_trials} trials have a result already.", flush=True)  # noqa: T201
-        self._note({})
+        self._note()
         while batch := self._ask_for_some():
             rounds = self._rounds(batch)
             rounds.run()
             self._settle(rounds.wind_up())
+        self._note()
 
     def settle_dead(self) -> None:
         """See that nobody is RUNNING whose process is dead, and tell the study of all that are over.
@@ -271,19 +272,12 @@ class Search:
         for one in suggestions:
             if one.state == TrialState.RUNNING and one.same_as is not None and one.trial is not None:
                 self._follow(one.number, one.trial, suggestions[one.same_as])
-        self._note(runs)
+        self._note()
 
-    def _note(self, runs: Mapping[str, TrialRun]) -> None:
-        """Say on the parent what is known by now."""
+    def _note(self) -> None:
+        """Say on the parent which suggestions are not trained, and why."""
         plan = replace(self._plan, trials=tuple(one.trial for one in self._study.suggestions() if one.trial))
-        tags = trial_tags(plan)
-        finished = [run for run in runs.values() if run.is_finished and run.objective is not None]
-        if finished:
-            best = min(
-                finished, key=lambda run: -(run.objective or 0.0) if plan.direction == MAX else run.objective or 0.0
-            )
-            tags[sweep_runs.BEST] = f"{best.name}: {plan.objective} {best.objective:.6g}"
-        self._parent.set_tags({**tags, sweep_runs.TRIALS: str(self._n_trials)})
+        self._parent.set_tags({**trial_tags(plan), sweep_runs.TRIALS: str(self._n_trials)})
 
 
 def _is_same(one: Suggestion, trial: Trial, twin: str) -> bool:
