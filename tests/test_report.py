@@ -22,7 +22,7 @@ from lrtape.tape_file import write_tape
 from lrtape.tracking.find_sweep import PLANNED, find_sweep
 from lrtape.tracking.mlflow_run import ERROR, NOTE, MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
-from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, THREADS, TRIAL, VALUES
+from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, THREADS, TRIAL, TRIALS, VALUES
 from lrtape.trials import FINISHED, PlannedTrial, SweepRun, TrialRun
 
 COMMAND = "python train.py -m scheduler.gamma=0.1,0.5 scheduler.step_size=2,5"
@@ -92,6 +92,20 @@ def tags_of(run: MlflowRun) -> dict[str, str]:
 
 def artifacts_of(run: MlflowRun) -> list[str]:
     return [found.path for found in MlflowClient(run.tracking_uri).list_artifacts(run.run_id, "sweep")]
+
+
+@pytest.mark.usefixtures("four_points")
+def test_a_search_that_goes_on_says_how_many_are_to_come(sweep: MlflowRun) -> None:
+    """It has no list of its trials, but the number of them; when it is over, those that it has trained count."""
+    sweep.set_tags({TRIALS: "20"})
+    report_on(sweep)
+    tags = tags_of(sweep)
+    assert tags[NOTE].startswith("7 of 20 trainings are finished. So far:")
+    assert tags[FINISHED_TRIALS] == "7/20"
+
+    sweep.finish(Status.FINISHED)
+    report_on(sweep)
+    assert tags_of(sweep)[FINISHED_TRIALS] == "7/8"
 
 
 @pytest.mark.usefixtures("four_points")

@@ -102,7 +102,8 @@ class SweepRun:
         direction: whether that is the lowest (``min``) or the highest (``max``).
         command: what a person has typed.
         planned: every trial of it, as far as that was known before; without values where only tags tell of them.
-        n_trials: how many it has, those that equal another one included; 0 where nobody knows.
+        n_trials: how many a search shall have that goes on, those that equal another one included; 0 where `planned`
+            is all of them.
     """
 
     run_id: str

@@ -22,6 +22,7 @@ from lrtape.app.main import FULL_ERROR, main
 from lrtape.app.schedule import Schedule
 from lrtape.app.sweep import optuna_version
 from lrtape.tracking.history import read_run
+from lrtape.tracking.mlflow_run import NOTE
 from lrtape.tracking.sweep_runs import BEST, OBJECTIVE, PRUNED, REFUSED, SAME, SWEEP, TRIALS, VALUES
 
 TRAIN = Path(__file__).parents[3] / "train.py"
@@ -238,8 +239,13 @@ def test_equal_schedules_are_trained_once(command: Command, runs: Any, tmp_path:
     assert parent.info.status == "FINISHED"
     assert [trial.value for trial in trials] == [float(child.data.tags[OBJECTIVE])] * 6
     assert len({trial.params["scheduler.step_size"] for trial in trials}) > 1
-    assert set(same) | {child.info.run_name} == {f"step_size={trial.params['scheduler.step_size']}" for trial in trials}
+    names = {f"step_size={trial.params['scheduler.step_size']}" for trial in trials}
+    assert set(same) == names - {child.info.run_name}
     assert set(same.values()) == {child.data.tags["lrtape.trial"]}
+    equal = parent.data.tags[NOTE].partition("### The same learning rates, trained once")[2].strip().splitlines()[0]
+    first, _, others = equal.removeprefix("- ").partition(": ")
+    assert first == child.info.run_name
+    assert set(others.split(", ")) == set(same)
 
     assert command(*search, "hydra.sweeper.n_trials=1")[0] == 0
     assert len(runs()[0]) == 2, "a search that has all of its results is begun anew"
