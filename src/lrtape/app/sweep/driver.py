@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
@@ -18,7 +18,7 @@ from lrtape.app.interrupts import Detached, Interrupts
 from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
-from lrtape.app.sweep.launchers import gpus_to_share, on_interrupt_of, prepare_launcher
+from lrtape.app.sweep.launchers import gpus_to_share, n_jobs_of, on_interrupt_of, prepare_launcher
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import Compose, SweepPlan, plan_sweep
 from lrtape.app.sweep.reporting import companion_of, farewell, report_of
@@ -62,9 +62,7 @@ def drive(
         raise ConfigError(
             f"`hydra.sweeper.max_batch_size` must be at least 1, or null, but is {max_batch_size} instead."
         )
-    choice = config.hydra.runtime.choices.get("sweep")
-    choice = "" if choice in {None, "default"} else choice
-    plan = plan_sweep(settings, arguments, composing(config, context), choice)
+    plan = plan_sweep(settings, arguments, composing(config, context), choice_of(config))
     if settings.sweep.dry_run:
         print(list_trials(plan))  # noqa: T201 - a command
         return
@@ -72,15 +70,16 @@ def drive(
         raise ConfigError(
             f"a trial must have a schedule that `checks=strict` takes, but none has:\n{list_trials(plan)}"
         )
-    launch = JobLauncher.of(config, context, task_function, settings, sum(trial.is_trained for trial in plan.trials))
+    n_trained = sum(trial.is_trained for trial in plan.trials)
+    if settings.sweep.on_failure == STOP:
+        max_batch_size = max_batch_size or n_jobs_of(config)
+    launch = JobLauncher.of(config, context, task_function, settings, min(n_trained, max_batch_size or n_trained))
     callback = SweepCallback.of(context)
     callback.trials = {trial.overrides: trial for trial in plan.trials}
-    if settings.sweep.on_failure == STOP:
-        max_batch_size = max_batch_size or 1
     if settings.tracking.enabled:
         _drive_tracked(plan, settings, callback, launch, max_batch_size, on_interrupt_of(config))
     else:
-        _drive_untracked(plan, launch)
+        _drive_untracked(plan, settings, launch, max_batch_size)
 
 
 def _drive_tracked(
@@ -111,9 +110,15 @@ def _drive_tracked(
             raise SweepFailedError(failed)
 
 
-def _drive_untracked(plan: SweepPlan, launch: Launch) -> None:
+def _drive_untracked(plan: SweepPlan, settings: Settings, launch: Launch, max_batch_size: int | None) -> None:
     trials = [trial for trial in plan.trials if trial.is_trained]
-    returns = launch(trials)
+    size = max_batch_size or len(trials)
+    returns: list[JobReturn] = []
+    for start in range(0, len(trials), size):
+        batch = launch(trials[start : start + size])
+        returns += batch
+        if settings.sweep.on_failure == STOP and any(job.status != JobStatus.COMPLETED for job in batch):
+            break
     text, failed = summarize_returns(plan, trials, returns)
     print(f"\n{text}")  # noqa: T201 - a command
     if failed:
@@ -123,6 +128,12 @@ def _drive_untracked(plan: SweepPlan, launch: Launch) -> None:
 def check_sweep(config: DictConfig) -> Settings:
     """The settings of a sweep, as Hydra composed it, with Hydra's own node; raises what `check` does."""
     return check(_of_the_task(config), Path(config.hydra.runtime.cwd))
+
+
+def choice_of(config: DictConfig) -> str:
+    """Which config of the group ``sweep`` was chosen, for people; empty for none."""
+    choice = config.hydra.runtime.choices.get("sweep")
+    return "" if choice in {None, "default"} else str(choice)
 
 
 def composing(config: DictConfig, context: HydraContext) -> Compose:

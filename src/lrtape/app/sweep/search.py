@@ -13,8 +13,8 @@ from lrtape.app.config import STOP, Settings, sentence
 from lrtape.app.interrupts import Detached, Interrupts
 from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
-from lrtape.app.sweep.driver import JobLauncher, check_sweep, composing
-from lrtape.app.sweep.launchers import on_interrupt_of
+from lrtape.app.sweep.driver import JobLauncher, check_sweep, choice_of, composing
+from lrtape.app.sweep.launchers import n_jobs_of, on_interrupt_of
 from lrtape.app.sweep.liveness import wait_a_moment
 from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
@@ -68,14 +68,14 @@ def drive_search(
             "came to, but is false."
         )
     planner = Planner(settings, composing(config, context))
-    plan, spaces = plan_search(settings, arguments, planner)
-    launch = JobLauncher.of(config, context, task_function, settings, options.n_jobs or options.n_trials)
-    n_jobs = options.n_jobs or max(1, int(config.hydra.launcher.get("n_jobs") or 1))
+    plan, spaces = plan_search(settings, arguments, planner, choice_of(config))
+    n_jobs = options.n_jobs or min(n_jobs_of(config), options.n_trials)
     sampler = sampler_of(options.sampler, is_parallel=n_jobs > 1)
     build_pruner(options.pruner, planner.n_epochs)
     if settings.sweep.dry_run:
         print(describe(plan, spaces, options))  # noqa: T201 - a command
         return
+    launch = JobLauncher.of(config, context, task_function, settings, n_jobs)
     journal = folder_of(plan, settings) / JOURNAL
     callback = SweepCallback.of(context)
 

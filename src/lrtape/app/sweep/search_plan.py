@@ -57,13 +57,16 @@ class SearchOptions:
                 raise ConfigError(f"`hydra.sweeper.{name}` must be at least {least}, but is {value} instead.")
 
 
-def plan_search(settings: Settings, arguments: Sequence[str], planner: Planner) -> tuple[SweepPlan, list[Space]]:
+def plan_search(
+    settings: Settings, arguments: Sequence[str], planner: Planner, choice: str = ""
+) -> tuple[SweepPlan, list[Space]]:
     """Read the spaces, and try a point of each. Takes about 50 ms for each one, and its simulation.
 
     Args:
         settings: of the search, without what it varies.
         arguments: overrides, as on the command line.
         planner: tries the points.
+        choice: which config of the group ``sweep`` was chosen, for people; empty for none.
 
     Returns:
         A plan without trials, and the spaces.
@@ -91,7 +94,7 @@ def plan_search(settings: Settings, arguments: Sequence[str], planner: Planner) 
     axes = [[space.name, *(f"{key}={axis!r}" for key, axis in space.axes.items())] for space in spaces]
     # A point of each space, always the same one, stands for whatever else is in the config.
     identity = [name] if name else [objective, direction, axes, [trial.id for trial in tried]]
-    what = " x ".join(short_names(list(swept)).values())
+    what = choice or " x ".join(short_names(list(swept)).values())
     title = name or textwrap.shorten(f"search {what}", MAX_TITLE_CHARACTERS, placeholder=" ...")
     sweep_id = hash_of(["search", settings.tracking.experiment, *identity])
     return SweepPlan(sweep_id, title, objective, direction, (), swept), spaces
