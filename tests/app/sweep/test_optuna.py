@@ -1,11 +1,10 @@
 """Searches as a person runs them: real commands, real stores, real studies."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra `optuna` is not installed")
 
-from hydra.core.global_hydra import GlobalHydra
 from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
-from lrtape.app.main import FULL_ERROR, main
 from lrtape.app.schedule import Schedule
 from lrtape.app.sweep import optuna_version
 from lrtape.tracking.history import read_run
@@ -55,28 +52,6 @@ def killed(in_features, out_features, at, number):
 """
 
 Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """`train.py` with these arguments: its exit code, and what it wrote to stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delenv(FULL_ERROR, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        GlobalHydra.instance().clear()
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else -1
-        return code, capsys.readouterr().err
-
-    yield run
-    os.environ.pop(FULL_ERROR, None)
 
 
 @pytest.fixture
@@ -369,8 +344,9 @@ def test_an_optuna_that_does_not_fit_is_refused(
 def test_the_spaces_that_are_shipped_can_be_searched(
     sweep: str, command: Command, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dry run tries a point of each of them, and begins nothing."""
-    code, errors = command("-m", "hydra/sweeper=lrtape_optuna", f"sweep={sweep}", "sweep.dry_run=true")
+    """A dry run tries a point of each of them, and begins nothing: it needs no Slurm, and no server."""
+    dry_run = ("hydra/launcher=lrtape_slurm", "sweep.dry_run=true")
+    code, errors = command("-m", "hydra/sweeper=lrtape_optuna", f"sweep={sweep}", *dry_run)
 
     assert code == 0, errors
     assert MlflowClient(tracking_uri=store).get_experiment_by_name("lrtape") is None
