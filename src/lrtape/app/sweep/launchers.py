@@ -1,7 +1,6 @@
 """What a launcher needs to know of the machine, and of the tracking store, before it launches anything."""
 
 import importlib.util
-import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -9,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lrtape.app.sweep.gpu_claims import visible_gpus
 from lrtape.app.sweep.slurm_check import check_slurm
 from lrtape.app.sweep.slurm_settings import DETACH, SlurmSettings
+from lrtape.cpus import n_cpus
 from lrtape.errors import ConfigError
 from lrtape.tracking.uri import sqlite_path
 
@@ -57,7 +57,7 @@ def n_jobs_of(config: Any) -> int:
     """How many trials the launcher trains at a time, as far as it says so; else 1."""
     launcher = config.hydra.launcher
     if _has_as_many_jobs_as_fit(launcher):
-        return len(gpus_to_share(config)) or len(os.sched_getaffinity(0))
+        return len(gpus_to_share(config)) or n_cpus()
     return max(1, int(launcher.get("n_jobs") or 1))
 
 
