@@ -1,35 +1,23 @@
-"""Drives a sweep: plans its trials, gives them to a launcher, and says how it ended."""
+"""Drives a sweep over a grid: plans its trials, and gives them to a launcher."""
 
-import copy
-import re
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig
 
-from lrtape.app.config import STOP, Settings, check
-from lrtape.app.interrupts import Detached, Interrupts
+from lrtape.app.config import STOP, Settings
+from lrtape.app.interrupts import Interrupts
 from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
-from lrtape.app.sweep.grid import quote
-from lrtape.app.sweep.launchers import gpus_to_share, n_jobs_of, on_interrupt_of, prepare_launcher
+from lrtape.app.sweep.conduct import conduct
+from lrtape.app.sweep.jobs import JobLauncher, Launch, check_sweep, choice_of, composing
+from lrtape.app.sweep.launchers import n_jobs_of, on_interrupt_of
 from lrtape.app.sweep.parent import Parent
-from lrtape.app.sweep.planning import Compose, SweepPlan, plan_sweep
-from lrtape.app.sweep.reporting import companion_of, farewell, report_of
+from lrtape.app.sweep.planning import SweepPlan, plan_sweep
 from lrtape.app.sweep.rounds import Rounds
-from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
-from lrtape.app.sweep.trial import Trial
+from lrtape.app.sweep.summary import list_trials, summarize_returns
 from lrtape.errors import ConfigError, SweepFailedError
-
-Launch = Callable[[Sequence[Trial]], Sequence[JobReturn]]
-
-_MAX_FOLDER_CHARACTERS = 100
 
 
 def drive(
@@ -93,21 +81,7 @@ def _drive_tracked(
     with Interrupts(), Parent.open(plan, settings, typed_command()) as parent:
         callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri, parent.sweep_folder)
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
-        try:
-            with companion_of(parent):
-                rounds.run()
-        except Detached:
-            raise
-        except KeyboardInterrupt as interruption:
-            rounds.interrupted(interruption, on_interrupt)
-            rounds.wind_up()
-            print(farewell(parent), file=sys.stderr, flush=True)  # noqa: T201 - a command
-            raise
-        runs = rounds.wind_up()
-        text, failed = summarize(plan, runs)
-        print(f"\n{report_of(parent) or text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
-        if failed:
-            raise SweepFailedError(failed)
+        conduct(rounds, parent, on_interrupt)
 
 
 def _drive_untracked(plan: SweepPlan, settings: Settings, launch: Launch, max_batch_size: int | None) -> None:
@@ -123,71 +97,3 @@ def _drive_untracked(plan: SweepPlan, settings: Settings, launch: Launch, max_ba
     print(f"\n{text}")  # noqa: T201 - a command
     if failed:
         raise SweepFailedError(failed)
-
-
-def check_sweep(config: DictConfig) -> Settings:
-    """The settings of a sweep, as Hydra composed it, with Hydra's own node; raises what `check` does."""
-    return check(_of_the_task(config), Path(config.hydra.runtime.cwd))
-
-
-def choice_of(config: DictConfig) -> str:
-    """Which config of the group ``sweep`` was chosen, for people; empty for none."""
-    choice = config.hydra.runtime.choices.get("sweep")
-    return "" if choice in {None, "default"} else str(choice)
-
-
-def composing(config: DictConfig, context: HydraContext) -> Compose:
-    """What makes the config of a trial from its overrides."""
-
-    def compose(overrides: Sequence[str]) -> DictConfig:
-        composed = context.config_loader.load_sweep_config(config, list(overrides))
-        HydraConfig.instance().set_config(composed)
-        return _of_the_task(composed)
-
-    return compose
-
-
-class JobLauncher:
-    """Gives trials to a launcher of Hydra's, with folders that are named after what is trained in them."""
-
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
-        self._n_launched = 0
-
-    @classmethod
-    def of(
-        cls,
-        config: DictConfig,
-        context: HydraContext,
-        task_function: TaskFunction,
-        settings: Settings,
-        n_trials: int,
-    ) -> "JobLauncher":
-        """The one that the config asks for, fit to this machine; raises what `prepare_launcher` does."""
-        prepare_launcher(config, settings.tracking.uri if settings.tracking.enabled else None, n_trials)
-        SweepCallback.of(context).gpus = gpus_to_share(config)
-        return cls(
-            Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=config)
-        )
-
-    def __call__(self, trials: Sequence[Trial]) -> Sequence[JobReturn]:
-        """Train these, and return when they are done."""
-        jobs = [[*trial.overrides, f"hydra.sweep.subdir={quote(_folder(trial))}"] for trial in trials]
-        returns = self._launcher.launch(jobs, initial_job_idx=self._n_launched)
-        self._n_launched += len(trials)
-        return returns
-
-
-def _folder(trial: Trial) -> str:
-    name = re.sub(r"[^\w.=,+-]+", "_", trial.name)[:_MAX_FOLDER_CHARACTERS].strip("._")
-    return f"{name}-{trial.id[:4]}"
-
-
-def _of_the_task(config: DictConfig) -> DictConfig:
-    """A copy without Hydra's own node."""
-    task = copy.deepcopy(config)
-    with read_write(task):
-        task._set_flag("struct", False)
-        del task["hydra"]
-        task._set_flag("struct", True)
-    return task
