@@ -17,7 +17,7 @@ from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.grid import quote
 from lrtape.app.sweep.launchers import gpus_to_share, prepare_launcher
 from lrtape.app.sweep.planning import Compose
-from lrtape.app.sweep.trial import Trial
+from lrtape.trials import Trial
 
 Launch = Callable[[Sequence[Trial]], Sequence[JobReturn]]
 """Trains some trials, and returns when they are done; it raises where it has lost some of them."""

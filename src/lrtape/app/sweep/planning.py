@@ -26,12 +26,12 @@ from lrtape.app.schedule import (
 )
 from lrtape.app.sweep.grid import SEED, Point, expand, short_names
 from lrtape.app.sweep.objective import direction_of, objective_of
-from lrtape.app.sweep.trial import Trial
 from lrtape.app.trainer import metric_names
 from lrtape.checks.registry import check as check_tape
 from lrtape.errors import ConfigError
 from lrtape.plan import Plan, kind_of, parts_of
 from lrtape.tape import Tape
+from lrtape.trials import Trial
 
 MAX_STEPS_OF_ALL = 5_000_000
 """Optimizer steps that are simulated for all points of a sweep together; about a minute."""

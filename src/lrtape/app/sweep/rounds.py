@@ -12,11 +12,10 @@ from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.app.sweep.summary import summarize
-from lrtape.app.sweep.trial import Trial
 from lrtape.errors import LRTapeError
 from lrtape.tape import Status
 from lrtape.tracking.sweep_runs import SLURM_JOB
-from lrtape.trials import FINISHED, RUNNING, TrialRun, latest_runs
+from lrtape.trials import FINISHED, RUNNING, Trial, TrialRun, latest_runs
 
 WIND_UP_S = 20.0
 """How long the shippers of dead trainings have, to end their runs by themselves."""

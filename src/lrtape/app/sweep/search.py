@@ -24,10 +24,9 @@ from lrtape.app.sweep.space import Space
 from lrtape.app.sweep.study import JOURNAL, Study, Suggestion, build_pruner, count_results, sampler_of
 from lrtape.app.sweep.study_link import StudyLink
 from lrtape.app.sweep.summary import summarize
-from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError
 from lrtape.tracking import sweep_runs
-from lrtape.trials import RUNNING, TrialRun, latest_runs
+from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
 
 DIED = "its process died"
 REMEDY = "The same command trains others in their place."

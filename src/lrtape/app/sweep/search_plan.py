@@ -12,8 +12,8 @@ from lrtape.app.sweep.grid import Point, short_names
 from lrtape.app.sweep.objective import direction_of
 from lrtape.app.sweep.planning import MAX_TITLE_CHARACTERS, Planner, SweepPlan, hash_of
 from lrtape.app.sweep.space import Choice, Space, read_spaces
-from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError
+from lrtape.trials import Trial
 
 MAX_COMBINATIONS = 100
 """Of chosen config groups that are tried beforehand."""

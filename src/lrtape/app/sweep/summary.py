@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from hydra.core.utils import JobReturn, JobStatus
 
 from lrtape.app.sweep.planning import SweepPlan
-from lrtape.app.sweep.trial import Trial
-from lrtape.trials import TrialRun
+from lrtape.trials import Trial, TrialRun
 
 AGAIN = "The same command trains them again."
 
