@@ -34,7 +34,7 @@ def test_a_sweep_is_called_by_the_config_that_was_chosen(compose: Compose, tmp_p
     plain, _ = plan_search(settings, [], planner)
 
     assert called.title == "search optuna_steplr"
-    assert plain.title.startswith("search lr x ")
+    assert plain.title == "search gamma x step_size x lr"
     assert called.id == plain.id
 
 

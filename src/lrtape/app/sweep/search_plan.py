@@ -2,15 +2,13 @@
 
 import itertools
 import random
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lrtape.app.config import Settings, sentence
-from lrtape.app.sweep.grid import Point, short_names
-from lrtape.app.sweep.objective import direction_of
-from lrtape.app.sweep.planning import MAX_TITLE_CHARACTERS, Planner, SweepPlan, hash_of
+from lrtape.app.sweep.grid import Point
+from lrtape.app.sweep.planning import SEARCH, Planner, SweepPlan
 from lrtape.app.sweep.space import Choice, Space, read_spaces
 from lrtape.errors import ConfigError
 from lrtape.trials import Trial
@@ -87,17 +85,11 @@ def plan_search(
         )
     spaces = read_spaces(settings.sweep.space, arguments)
     tried = [_try(part, planner, settings.seed) for space in spaces for part in _parts(space)]
-    objective = planner.objective
-    direction = direction_of(settings.sweep.direction, objective)
-    name = settings.sweep.name
-    swept = _swept(spaces)
     axes = [[space.name, *(f"{key}={axis!r}" for key, axis in space.axes.items())] for space in spaces]
     # A point of each space, always the same one, stands for whatever else is in the config.
-    identity = [name] if name else [objective, direction, axes, [trial.id for trial in tried]]
-    what = choice or " x ".join(short_names(list(swept)).values())
-    title = name or textwrap.shorten(f"search {what}", MAX_TITLE_CHARACTERS, placeholder=" ...")
-    sweep_id = hash_of(["search", settings.tracking.experiment, *identity])
-    return SweepPlan(sweep_id, title, objective, direction, (), swept), spaces
+    content = [axes, [trial.id for trial in tried]]
+    plan = SweepPlan.of(SEARCH, settings, planner.objective, _swept(spaces), content, choice=choice)
+    return plan, spaces
 
 
 def describe(plan: SweepPlan, spaces: Sequence[Space], options: SearchOptions) -> str:
