@@ -1,6 +1,6 @@
 """How often the report of a sweep calls a lead more than the noise where all points are equal: `docs/report.md`.
 
-    python scripts/false_leads.py
+Run it: `python scripts/false_leads.py`.
 """
 
 import random

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
-    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials"],
+    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials", "cpus"],
     [
         "checks",
         "compare",

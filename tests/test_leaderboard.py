@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrtape.leaderboard import FAILED, KILLED, PRUNED, REFUSED, WAITING, Leaderboard, rank
-from lrtape.trials import FINISHED, RUNNING, PlannedTrial, TrialRun
+from lrtape.trials import FINISHED, RUNNING, Trial, TrialRun
 
 Scores = dict[tuple[str, int], float | None]
 
@@ -128,9 +128,9 @@ def test_rivals_are_all_who_cannot_be_told_apart() -> None:
 def test_a_point_that_equals_another_one_has_its_scores() -> None:
     """It is listed behind it, takes no place, is not counted as a training, but counts for the effect of its value."""
     planned = [
-        PlannedTrial("gamma=a seed=0", "gamma=a seed=0", {"scheduler.gamma": "a"}, 0),
-        PlannedTrial("x", "gamma=b seed=0", {"scheduler.gamma": "b"}, 0, same_as="gamma=a seed=0"),
-        PlannedTrial("gamma=c seed=0", "gamma=c seed=0", {"scheduler.gamma": "c"}, 0),
+        Trial("gamma=a seed=0", "gamma=a seed=0", values={"scheduler.gamma": "a"}, seed=0),
+        Trial("x", "gamma=b seed=0", values={"scheduler.gamma": "b"}, seed=0, same_as="gamma=a seed=0"),
+        Trial("gamma=c seed=0", "gamma=c seed=0", values={"scheduler.gamma": "c"}, seed=0),
     ]
     board = rank([a_run("a", 0, 1.0), a_run("c", 0, 2.0)], "val/loss", "min", planned)
 
@@ -144,10 +144,8 @@ def test_a_point_that_equals_another_one_has_its_scores() -> None:
 def test_without_a_list_tags_tell_what_equals_what() -> None:
     """Of a sweep whose plan is not among the artifacts, the names alone are known."""
     runs = [a_run("a", seed, 1.0) for seed in (0, 1)]
-    planned = [
-        PlannedTrial(f"gamma=b seed={seed}", f"gamma=b seed={seed}", same_as=runs[seed].run_id) for seed in (0, 1)
-    ]
-    planned.append(PlannedTrial("gamma=z seed=0", "gamma=z seed=0", refusal="lr-zero: it is 0"))
+    planned = [Trial(f"gamma=b seed={seed}", f"gamma=b seed={seed}", same_as=runs[seed].run_id) for seed in (0, 1)]
+    planned.append(Trial("gamma=z seed=0", "gamma=z seed=0", refusal="lr-zero: it is 0"))
     board = rank(runs, "val/loss", "min", planned)
 
     assert [(point.name, point.same_as, point.refusal) for point in board.standings] == [
@@ -180,9 +178,9 @@ def test_what_is_not_begun_waits_and_what_is_refused_is_refused() -> None:
     """Both are listed, and have no rank."""
     values = {"scheduler.gamma": "a"}
     planned = [
-        PlannedTrial("gamma=a seed=0", "gamma=a seed=0", values, 0),
-        PlannedTrial("other", "gamma=a seed=1", values, 1),
-        PlannedTrial("z", "gamma=z seed=0", {"scheduler.gamma": "z"}, 0, refusal="why"),
+        Trial("gamma=a seed=0", "gamma=a seed=0", values=values, seed=0),
+        Trial("other", "gamma=a seed=1", values=values, seed=1),
+        Trial("z", "gamma=z seed=0", values={"scheduler.gamma": "z"}, seed=0, refusal="why"),
     ]
     board = rank([a_run("a", 0, 1.0)], "val/loss", "min", planned)
     assert [(point.status, point.n, point.n_trials) for point in board.standings] == [(WAITING, 1, 2), (REFUSED, 0, 1)]

@@ -22,8 +22,8 @@ from lrtape.tape_file import write_tape
 from lrtape.tracking.find_sweep import PLANNED, find_sweep
 from lrtape.tracking.mlflow_run import ERROR, NOTE, MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
-from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, THREADS, TRIAL, VALUES
-from lrtape.trials import FINISHED, PlannedTrial, SweepRun, TrialRun
+from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, THREADS, TRIAL, TRIALS, VALUES
+from lrtape.trials import FINISHED, SweepRun, Trial, TrialRun
 
 COMMAND = "python train.py -m scheduler.gamma=0.1,0.5 scheduler.step_size=2,5"
 RESOLVED = "seed: 0\nmodel:\n  hidden: []\ntracking:\n  uri: null\n  folder: .lrtape\nsweep:\n  grids:\n  - a: 1\n"
@@ -95,6 +95,20 @@ def artifacts_of(run: MlflowRun) -> list[str]:
 
 
 @pytest.mark.usefixtures("four_points")
+def test_a_search_that_goes_on_says_how_many_are_to_come(sweep: MlflowRun) -> None:
+    """It has no list of its trials, but the number of them; when it is over, those that it has trained count."""
+    sweep.set_tags({TRIALS: "20"})
+    report_on(sweep)
+    tags = tags_of(sweep)
+    assert tags[NOTE].startswith("7 of 20 trainings are finished. So far:")
+    assert tags[FINISHED_TRIALS] == "7/20"
+
+    sweep.finish(Status.FINISHED)
+    report_on(sweep)
+    assert tags_of(sweep)[FINISHED_TRIALS] == "7/8"
+
+
+@pytest.mark.usefixtures("four_points")
 def test_the_page_says_who_won_and_who_failed_and_why(sweep: MlflowRun) -> None:
     """Its first line is the verdict, of a point whose seeds all finished; the failed one is named with its error."""
     sweep.finish(Status.FAILED)
@@ -158,14 +172,14 @@ def test_what_was_planned_and_not_trained_is_told(sweep: MlflowRun, child: Child
     run_id = child("0.1", "2", 0, 1.0)
     trial = "gamma=0.1 step_size=2 seed=0"
     planned = [
-        PlannedTrial(trial, "gamma=0.1 step_size=2", {"scheduler.gamma": "0.1", "scheduler.step_size": "2"}),
-        PlannedTrial(
-            "b", "gamma=0.1 step_size=9", {"scheduler.gamma": "0.1", "scheduler.step_size": "9"}, same_as=trial
+        Trial(trial, "gamma=0.1 step_size=2", values={"scheduler.gamma": "0.1", "scheduler.step_size": "2"}),
+        Trial(
+            "b", "gamma=0.1 step_size=9", values={"scheduler.gamma": "0.1", "scheduler.step_size": "9"}, same_as=trial
         ),
-        PlannedTrial(
-            "c", "gamma=0 step_size=2", {"scheduler.gamma": "0", "scheduler.step_size": "2"}, refusal="lr-zero"
+        Trial(
+            "c", "gamma=0 step_size=2", values={"scheduler.gamma": "0", "scheduler.step_size": "2"}, refusal="lr-zero"
         ),
-        PlannedTrial("d", "gamma=0.1 step_size=3", {"scheduler.gamma": "0.1", "scheduler.step_size": "3"}),
+        Trial("d", "gamma=0.1 step_size=3", values={"scheduler.gamma": "0.1", "scheduler.step_size": "3"}),
     ]
     sweep.log_text(msgspec.json.encode(planned).decode(), PLANNED)
 

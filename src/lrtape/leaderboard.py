@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lrtape.noise import Difference, difference
-from lrtape.trials import FINISHED, RUNNING, PlannedTrial, TrialRun, latest_runs
+from lrtape.trials import FINISHED, RUNNING, Trial, TrialRun, latest_runs
 
 MAX = "max"
 SCHEDULER = "scheduler"
@@ -238,7 +238,7 @@ class Leaderboard:
         return sum(max(point.n_trials, len(point.runs)) for point in self.standings if not point.same_as)
 
 
-def rank(runs: Iterable[TrialRun], objective: str, direction: str, planned: Sequence[PlannedTrial] = ()) -> Leaderboard:
+def rank(runs: Iterable[TrialRun], objective: str, direction: str, planned: Sequence[Trial] = ()) -> Leaderboard:
     """Rank the points of a sweep by the mean of their seeds.
 
     A point with seeds that have failed comes after all those without: a lucky seed of a point that diverges is no
@@ -251,10 +251,10 @@ def rank(runs: Iterable[TrialRun], objective: str, direction: str, planned: Sequ
         planned: what was known of the trials before.
     """
     latest = latest_runs(runs)
-    begun = {run.trial_id: PlannedTrial(run.trial_id, run.name, run.values, run.seed) for run in latest.values()}
+    begun = {run.trial_id: Trial(run.trial_id, run.name, values=run.values, seed=run.seed) for run in latest.values()}
     trials = {trial.id: trial for trial in planned}
     trials |= {trial_id: trial for trial_id, trial in begun.items() if trial_id not in trials}
-    points: dict[Key, list[PlannedTrial]] = {}
+    points: dict[Key, list[Trial]] = {}
     for trial in trials.values():
         points.setdefault(_key(trial.name, trial.values), []).append(trial)
     standings = []

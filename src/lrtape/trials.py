@@ -1,4 +1,4 @@
-"""What a tracking store has of a sweep: its runs, by trial."""
+"""The trials of a sweep: what was planned, and what a tracking store has of them, its runs."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,6 +8,41 @@ FINISHED = "FINISHED"
 RUNNING = "RUNNING"
 SWEEPS = "sweeps"
 """In the tracking folder: a folder for each sweep, called by its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One point of a sweep, with one seed: what becomes a child of the sweep's run. Crosses processes: plain values.
+
+    Attributes:
+        id: a hash of its config, without what belongs to the machine: the same config is the same trial, whatever its
+            place in a sweep.
+        name: for people: ``gamma=0.1 step_size=2``, and the seed where there are several.
+        overrides: everything that its training is given, as Hydra takes it; empty where only tags tell of it.
+        values: the text of each swept value, by key, without the seed.
+        seed: of the training.
+        n_steps: optimizer steps that it will make; 0 where nobody knows.
+        warning: what the findings say of its schedule; empty where that is nothing.
+        refusal: why it will not be trained; empty where it will.
+        same_as: the id of the trial that has the same learning rates, and the same config beside; empty for none.
+        number: of the study's trial that it is, from 0; ``None`` in a grid.
+    """
+
+    id: str
+    name: str
+    overrides: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    n_steps: int = 0
+    warning: str = ""
+    refusal: str = ""
+    same_as: str = ""
+    number: int | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is to be trained at all."""
+        return not self.refusal and not self.same_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +101,6 @@ def latest_runs(runs: Iterable[TrialRun]) -> dict[str, TrialRun]:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedTrial:
-    """What was known of a trial before anything was trained.
-
-    Attributes:
-        id: of the trial.
-        name: for people: ``gamma=0.1 step_size=2``, and the seed where there are several.
-        values: the text of each swept value, by key, without the seed.
-        seed: of the training.
-        warning: what the findings say of its schedule; empty where that is nothing.
-        refusal: why it is not trained; empty where it is.
-        same_as: the id of the trial that has the same learning rates, and the same config beside; empty for none.
-    """
-
-    id: str
-    name: str
-    values: Mapping[str, str] = field(default_factory=dict)
-    seed: int = 0
-    warning: str = ""
-    refusal: str = ""
-    same_as: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class SweepRun:
     """The run of a sweep, of which its trials are the children.
 
@@ -102,7 +114,8 @@ class SweepRun:
         direction: whether that is the lowest (``min``) or the highest (``max``).
         command: what a person has typed.
         planned: every trial of it, as far as that was known before; without values where only tags tell of them.
-        n_trials: how many it has, those that equal another one included; 0 where nobody knows.
+        n_trials: how many a search shall have that goes on, those that equal another one included; 0 where `planned`
+            is all of them.
     """
 
     run_id: str
@@ -113,5 +126,5 @@ class SweepRun:
     objective: str
     direction: str
     command: str = ""
-    planned: tuple[PlannedTrial, ...] = ()
+    planned: tuple[Trial, ...] = ()
     n_trials: int = 0

@@ -1,3 +1,5 @@
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,10 +9,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from lrtape.app.config import check
+from lrtape.app.main import FULL_ERROR, main
 from lrtape.app.train import train
 
 Compose = Callable[..., DictConfig]
 Train = Callable[..., float]
+Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +23,28 @@ def no_hydra_left_over() -> Iterator[None]:
     GlobalHydra.instance().clear()
     yield
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """`train.py` with these arguments, in an empty folder: its exit code, and what it wrote to stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delenv(FULL_ERROR, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else -1
+        return code, capsys.readouterr().err
+
+    yield run
+    os.environ.pop(FULL_ERROR, None)  # `main` tells Hydra so how to report errors
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from mlflow import MlflowClient
 
 from lrtape.app.data import Data
-from lrtape.app.main import FULL_ERROR, main
 from lrtape.tracking.history import read_run
 from lrtape.tracking.sweep_runs import TRIAL
 
@@ -20,31 +19,10 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 Command = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture(autouse=True)
-def environment_left_as_it_was() -> Iterator[None]:
-    """`main` tells Hydra through the environment how to report errors."""
-    before = os.environ.pop(FULL_ERROR, None)
-    yield
-    os.environ.pop(FULL_ERROR, None)
-    if before is not None:
-        os.environ[FULL_ERROR] = before
-
-
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: str) -> Command:
-    """`train.py` with these arguments, in a folder with an empty store: its exit code, and what it wrote to stderr."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else -1
-        return code, capsys.readouterr().err
-
-    return run
+def command(command: Command, store: str) -> Command:
+    """In a folder with an empty store."""
+    return command
 
 
 def process(*arguments: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -140,7 +140,7 @@ def test_ctrl_c_leaves_nobody_running(server: Server, place: Place) -> None:
     sweep.start()
     sweep.wait_for(2, RUNNING)
     assert sweep.interrupt(signal.SIGINT) == 130
-    assert "To go on:" in sweep.said
+    assert f"To go on:  python {TRAIN_PY} -m experiment=steplr tracking.uri={server.uri} " in sweep.said
     assert len(queue()) == 3
 
     again = Sweep(place, server, "interrupted", *overrides, "scheduler.gamma=0.1,0.2,0.3")

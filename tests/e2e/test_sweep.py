@@ -259,6 +259,17 @@ def test_a_sweep_that_stops_on_failure(start: Start, runs: Callable[[], tuple[An
     assert "mode=fine: not begun" in err
 
 
+def test_so_does_one_that_is_not_tracked(start: Start, tmp_path: Path) -> None:
+    """What would have been begun after a failure is named, and was not trained."""
+    _, err = start("+data.mode=good,raises,fine,fair", "sweep.on_failure=stop", "tracking=off").communicate(
+        timeout=DEADLINE_S
+    )
+
+    assert "3 of 4 trials have no result:" in err
+    assert "mode=fine: not begun" in err
+    assert trained(tmp_path) == 2
+
+
 def test_a_running_sweep_is_not_begun_twice(start: Start, tmp_path: Path) -> None:
     """The same command beside a sweep that goes on is refused, and disturbs nothing."""
     first = start("scheduler.gamma=0.1,0.2", PAUSE_S="0.3")

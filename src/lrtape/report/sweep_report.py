@@ -11,7 +11,7 @@ from lrtape.leaderboard import Leaderboard, rank
 from lrtape.report import table
 from lrtape.report.curves import CurveReader
 from lrtape.report.page import page
-from lrtape.report.verdict import result, schedule_verdict, verdict
+from lrtape.report.verdict import n_wanted, result, schedule_verdict, verdict
 from lrtape.report.winner import FILE, command_of, config_of, representative
 from lrtape.tracking.find_sweep import REPORT_FOLDER, find_sweep
 from lrtape.tracking.history import History
@@ -161,7 +161,7 @@ class Reporter:
             self._run.log_artifact(self.folder / name, REPORT_FOLDER)
         tags = {
             NOTE: page(board, report.sweep, report.command, report.winner, pictures),
-            FINISHED_TRIALS: f"{board.n_finished}/{board.n_trials}",
+            FINISHED_TRIALS: f"{board.n_finished}/{n_wanted(board, report.sweep)}",
             LOGGED_TABLES: json.dumps([{"path": f"{REPORT_FOLDER}/{TABLE}", "type": "table"}]),
         }
         if board.winner is not None:

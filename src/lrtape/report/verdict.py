@@ -13,8 +13,13 @@ def verdict(board: Leaderboard, sweep: SweepRun) -> str:
     n_refused = sum(point.n_trials for point in board.standings if point.refusal)
     sentences = [*_who_won(board), *_trouble(n_failed, n_refused)]
     if sweep.status == RUNNING:
-        sentences.insert(0, f"{board.n_finished} of {board.n_trials} trainings are finished. So far:")
+        sentences.insert(0, f"{board.n_finished} of {n_wanted(board, sweep)} trainings are finished. So far:")
     return " ".join(sentences)
+
+
+def n_wanted(board: Leaderboard, sweep: SweepRun) -> int:
+    """How many trainings the sweep shall have; of a search that goes on, as many as it has trials."""
+    return max(board.n_trials, sweep.n_trials if sweep.status == RUNNING else 0)
 
 
 def schedule_verdict(board: Leaderboard) -> str:

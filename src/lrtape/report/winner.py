@@ -1,11 +1,11 @@
 """The winner of a sweep as a config of its own, and the command that trains it again."""
 
-import os
 import re
 import shlex
 from importlib.resources import files
 from pathlib import Path
 
+from lrtape.cpus import n_cpus
 from lrtape.leaderboard import Leaderboard
 from lrtape.tracking.sweep_runs import THREADS
 from lrtape.tracking.uri import MASK
@@ -75,13 +75,8 @@ def command_of(sweep: SweepRun, run: TrialRun, folder: Path) -> str:
     folder = folder.absolute()
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     threads = run.tags.get(THREADS, "")
-    prefix = f"OMP_NUM_THREADS={threads} " if threads.isdecimal() and int(threads) != _n_cpus() else ""
+    prefix = f"OMP_NUM_THREADS={threads} " if threads.isdecimal() and int(threads) != n_cpus() else ""
     return f"{prefix}{program} --config-dir {shlex.quote(str(shown))} --config-name {CONFIG_NAME}"
-
-
-def _n_cpus() -> int:
-    """As many threads as torch takes where nobody says anything."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _blocks(text: str) -> dict[str, str]:

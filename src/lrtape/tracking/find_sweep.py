@@ -13,7 +13,7 @@ from lrtape.errors import ConfigError
 from lrtape.tracking.history import History
 from lrtape.tracking.store import asking, opening
 from lrtape.tracking.sweep_runs import COMMAND, DIRECTION, OBJECTIVE, REFUSED, SAME, SWEEP, TRIALS
-from lrtape.trials import PlannedTrial, SweepRun
+from lrtape.trials import SweepRun, Trial
 
 REPORT_FOLDER = "sweep"
 """Among the artifacts of a sweep's run: its report."""
@@ -75,7 +75,8 @@ def _by_id(client: MlflowClient, run_id: str) -> Run | None:
 
 def _sweep_run(run: Run, experiment: str, tracking_uri: str) -> SweepRun:
     tags = run.data.tags
-    n_trials = tags.get(TRIALS, "")
+    planned = _planned(History(run.info.run_id, tracking_uri))
+    n_trials = tags.get(TRIALS, "") if planned is None else ""
     return SweepRun(
         run.info.run_id,
         tags[SWEEP],
@@ -85,23 +86,26 @@ def _sweep_run(run: Run, experiment: str, tracking_uri: str) -> SweepRun:
         tags.get(OBJECTIVE, ""),
         tags.get(DIRECTION, ""),
         tags.get(COMMAND, ""),
-        _planned(History(run.info.run_id, tracking_uri), tags),
+        _not_trained(tags) if planned is None else planned,
         int(n_trials) if n_trials.isdecimal() else 0,
     )
 
 
-def _planned(history: History, tags: Mapping[str, str]) -> tuple[PlannedTrial, ...]:
-    """Every trial, where the driver has left a list; else those that will not be trained, of which tags tell."""
+def _planned(history: History) -> tuple[Trial, ...] | None:
+    """Every trial; ``None`` where the driver has left no list, as that of a search does not know them before."""
     text = history.text(PLANNED)
-    if text is not None:
-        try:
-            return msgspec.json.decode(text, type=tuple[PlannedTrial, ...])
-        except msgspec.MsgspecError:
-            pass  # of another version
+    try:
+        return None if text is None else msgspec.json.decode(text, type=tuple[Trial, ...])
+    except msgspec.MsgspecError:
+        return None  # of another version
+
+
+def _not_trained(tags: Mapping[str, str]) -> tuple[Trial, ...]:
+    """Those that will not be trained, as tags tell of them."""
     refused, same = (_mapping(tags.get(key, "{}")) for key in (REFUSED, SAME))
     return (
-        *(PlannedTrial(name, name, refusal=why) for name, why in refused.items()),
-        *(PlannedTrial(name, name, same_as=trial_id) for name, trial_id in same.items()),
+        *(Trial(name, name, refusal=why) for name, why in refused.items()),
+        *(Trial(name, name, same_as=trial_id) for name, trial_id in same.items()),
     )
 
 

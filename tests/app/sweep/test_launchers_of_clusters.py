@@ -1,10 +1,10 @@
-import os
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lrtape.app.sweep.launchers import ALL, gpus_to_share, prepare_launcher
+from lrtape.app.sweep.launchers import ALL, gpus_to_share, n_jobs_of, prepare_launcher
+from lrtape.cpus import n_cpus
 from lrtape.errors import ConfigError
 
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
@@ -29,8 +29,15 @@ def test_joblib_has_no_more_workers_than_trials(n_trials: int, given: int, expec
     cfg = config(JOBLIB, n_jobs=given)
     prepare_launcher(cfg, "sqlite:////data/mlflow.db", n_trials)
 
-    assert cfg.hydra.launcher.n_jobs == (expected or len(os.sched_getaffinity(0)))
+    assert cfg.hydra.launcher.n_jobs == (expected or n_cpus())
     assert gpus_to_share(cfg) == ()
+
+
+def test_a_launcher_says_how_many_trials_it_trains_at_a_time() -> None:
+    """Joblib as many as fit, where nobody says how many; all others one, as far as lrtape knows."""
+    assert n_jobs_of(config(JOBLIB, n_jobs=3)) == 3
+    assert n_jobs_of(config(JOBLIB, n_jobs=ALL)) == n_cpus()
+    assert n_jobs_of(config(SLURM)) == 1
 
 
 def test_a_machine_without_slurm_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,10 @@
 """Searches as a person runs them: real commands, real stores, real studies."""
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ import pytest
 
 pytest.importorskip("optuna", reason="the extra `optuna` is not installed")
 
-from hydra.core.global_hydra import GlobalHydra
 from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
-from lrtape.app.main import FULL_ERROR, main
 from lrtape.app.schedule import Schedule
 from lrtape.app.sweep import optuna_version
 from lrtape.tracking.history import read_run
+from lrtape.tracking.mlflow_run import NOTE
 from lrtape.tracking.sweep_runs import BEST, OBJECTIVE, PRUNED, REFUSED, SAME, SWEEP, TRIALS, VALUES
 
 TRAIN = Path(__file__).parents[3] / "train.py"
@@ -54,28 +52,6 @@ def killed(in_features, out_features, at, number):
 """
 
 Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """`train.py` with these arguments: its exit code, and what it wrote to stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delenv(FULL_ERROR, raising=False)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        GlobalHydra.instance().clear()
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else -1
-        return code, capsys.readouterr().err
-
-    yield run
-    os.environ.pop(FULL_ERROR, None)
 
 
 @pytest.fixture
@@ -150,7 +126,7 @@ def test_twelve_trials_with_pruning_on_a_fresh_store(command: Command, runs: Any
             assert PRUNED not in child.data.tags
             assert float(child.data.tags[OBJECTIVE]) == trial.value == reported[N_EPOCHS]
     best = min((run for run in children if OBJECTIVE in run.data.tags), key=lambda run: float(run.data.tags[OBJECTIVE]))
-    assert parent.data.tags[BEST].startswith(f"{best.info.run_name}: train/loss ")
+    assert parent.data.tags[BEST] == f"{best.info.run_name}: train/loss {float(best.data.tags[OBJECTIVE]):.4g}"
     assert parent.data.params["sweep.scheduler.step_size"] == "1 to 4"
 
 
@@ -238,8 +214,13 @@ def test_equal_schedules_are_trained_once(command: Command, runs: Any, tmp_path:
     assert parent.info.status == "FINISHED"
     assert [trial.value for trial in trials] == [float(child.data.tags[OBJECTIVE])] * 6
     assert len({trial.params["scheduler.step_size"] for trial in trials}) > 1
-    assert set(same) | {child.info.run_name} == {f"step_size={trial.params['scheduler.step_size']}" for trial in trials}
+    names = {f"step_size={trial.params['scheduler.step_size']}" for trial in trials}
+    assert set(same) == names - {child.info.run_name}
     assert set(same.values()) == {child.data.tags["lrtape.trial"]}
+    equal = parent.data.tags[NOTE].partition("### The same learning rates, trained once")[2].strip().splitlines()[0]
+    first, _, others = equal.removeprefix("- ").partition(": ")
+    assert first == child.info.run_name
+    assert set(others.split(", ")) == set(same)
 
     assert command(*search, "hydra.sweeper.n_trials=1")[0] == 0
     assert len(runs()[0]) == 2, "a search that has all of its results is begun anew"
@@ -363,8 +344,9 @@ def test_an_optuna_that_does_not_fit_is_refused(
 def test_the_spaces_that_are_shipped_can_be_searched(
     sweep: str, command: Command, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dry run tries a point of each of them, and begins nothing."""
-    code, errors = command("-m", "hydra/sweeper=lrtape_optuna", f"sweep={sweep}", "sweep.dry_run=true")
+    """A dry run tries a point of each of them, and begins nothing: it needs no Slurm, and no server."""
+    dry_run = ("hydra/launcher=lrtape_slurm", "sweep.dry_run=true")
+    code, errors = command("-m", "hydra/sweeper=lrtape_optuna", f"sweep={sweep}", *dry_run)
 
     assert code == 0, errors
     assert MlflowClient(tracking_uri=store).get_experiment_by_name("lrtape") is None

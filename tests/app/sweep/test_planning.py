@@ -5,7 +5,8 @@ import pytest
 from omegaconf import DictConfig
 
 from lrtape.app.config import check
-from lrtape.app.sweep.planning import SweepPlan, plan_sweep
+from lrtape.app.sweep.planning import Planner, SweepPlan, plan_sweep
+from lrtape.app.sweep.search_plan import plan_search
 from lrtape.errors import ConfigError
 
 Compose = Callable[..., DictConfig]
@@ -23,6 +24,18 @@ def plan(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         return plan_sweep(settings, [*base, *arguments], lambda overrides: compose(*overrides))
 
     return make
+
+
+def test_a_sweep_is_called_by_the_config_that_was_chosen(compose: Compose, tmp_path: Path) -> None:
+    """A grid and a search alike; what was chosen is known by its content, not by its name."""
+    settings = check(compose("sweep=optuna_steplr"), tmp_path)
+    planner = Planner(settings, lambda overrides: compose(*overrides))
+    called, _ = plan_search(settings, [], planner, "optuna_steplr")
+    plain, _ = plan_search(settings, [], planner)
+
+    assert called.title == "search optuna_steplr"
+    assert plain.title == "search gamma x step_size x lr"
+    assert called.id == plain.id
 
 
 def equal(plan: SweepPlan) -> dict[str, str]:

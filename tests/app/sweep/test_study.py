@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from lrtape.app.sweep.space import Choice, Range, Space, read_spaces
 from lrtape.app.sweep.study import Reporter, Study, build_pruner, count_results, sampler_of
 from lrtape.app.sweep.study_link import StudyLink
-from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError
+from lrtape.trials import Trial
 
 N_EPOCHS = 9
 SPACE = Space("", {"b": "1"}, {"a": Range(0.0, 1.0), "c": Range(1, 9), "d": Choice(("10%", "30%"))})

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from lrtape.app.sweep.child import Child, current_child
 from lrtape.app.sweep.gpu_claims import claim_gpu
 from lrtape.app.sweep.study_link import StudyLink
-from lrtape.app.sweep.trial import Trial
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri
+from lrtape.trials import Trial
 
 
 class SweepCallback(Callback):

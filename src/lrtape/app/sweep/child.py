@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from lrtape.app.sweep.study_link import StudyLink
-from lrtape.app.sweep.trial import Trial
+from lrtape.trials import Trial
 
 
 @dataclass(slots=True)

@@ -1,35 +1,23 @@
-"""Drives a sweep: plans its trials, gives them to a launcher, and says how it ended."""
+"""Drives a sweep over a grid: plans its trials, and gives them to a launcher."""
 
-import copy
-import re
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig
 
-from lrtape.app.config import STOP, Settings, check
-from lrtape.app.interrupts import Detached, Interrupts
+from lrtape.app.config import STOP, Settings
+from lrtape.app.interrupts import Interrupts
 from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
-from lrtape.app.sweep.grid import quote
-from lrtape.app.sweep.launchers import gpus_to_share, on_interrupt_of, prepare_launcher
+from lrtape.app.sweep.conduct import conduct
+from lrtape.app.sweep.jobs import JobLauncher, Launch, check_sweep, choice_of, composing
+from lrtape.app.sweep.launchers import n_jobs_of, on_interrupt_of
 from lrtape.app.sweep.parent import Parent
-from lrtape.app.sweep.planning import Compose, SweepPlan, plan_sweep
-from lrtape.app.sweep.reporting import companion_of, farewell, report_of
+from lrtape.app.sweep.planning import SweepPlan, plan_sweep
 from lrtape.app.sweep.rounds import Rounds
-from lrtape.app.sweep.summary import list_trials, summarize, summarize_returns
-from lrtape.app.sweep.trial import Trial
+from lrtape.app.sweep.summary import list_trials, summarize_returns
 from lrtape.errors import ConfigError, SweepFailedError
-
-Launch = Callable[[Sequence[Trial]], Sequence[JobReturn]]
-
-_MAX_FOLDER_CHARACTERS = 100
 
 
 def drive(
@@ -62,9 +50,7 @@ def drive(
         raise ConfigError(
             f"`hydra.sweeper.max_batch_size` must be at least 1, or null, but is {max_batch_size} instead."
         )
-    choice = config.hydra.runtime.choices.get("sweep")
-    choice = "" if choice in {None, "default"} else choice
-    plan = plan_sweep(settings, arguments, composing(config, context), choice)
+    plan = plan_sweep(settings, arguments, composing(config, context), choice_of(config))
     if settings.sweep.dry_run:
         print(list_trials(plan))  # noqa: T201 - a command
         return
@@ -72,15 +58,16 @@ def drive(
         raise ConfigError(
             f"a trial must have a schedule that `checks=strict` takes, but none has:\n{list_trials(plan)}"
         )
-    launch = JobLauncher.of(config, context, task_function, settings, sum(trial.is_trained for trial in plan.trials))
+    n_trained = sum(trial.is_trained for trial in plan.trials)
+    if settings.sweep.on_failure == STOP:
+        max_batch_size = max_batch_size or n_jobs_of(config)
+    launch = JobLauncher.of(config, context, task_function, settings, min(n_trained, max_batch_size or n_trained))
     callback = SweepCallback.of(context)
     callback.trials = {trial.overrides: trial for trial in plan.trials}
-    if settings.sweep.on_failure == STOP:
-        max_batch_size = max_batch_size or 1
     if settings.tracking.enabled:
         _drive_tracked(plan, settings, callback, launch, max_batch_size, on_interrupt_of(config))
     else:
-        _drive_untracked(plan, launch)
+        _drive_untracked(plan, settings, launch, max_batch_size)
 
 
 def _drive_tracked(
@@ -94,89 +81,19 @@ def _drive_tracked(
     with Interrupts(), Parent.open(plan, settings, typed_command()) as parent:
         callback.join(parent.run_id, settings.tracking.experiment, parent.tracking_uri, parent.sweep_folder)
         rounds = Rounds(plan, parent, launch, max_batch_size, settings.sweep.on_failure == STOP)
-        try:
-            with companion_of(parent):
-                rounds.run()
-        except Detached:
-            raise
-        except KeyboardInterrupt as interruption:
-            rounds.interrupted(interruption, on_interrupt)
-            rounds.wind_up()
-            print(farewell(parent), file=sys.stderr, flush=True)  # noqa: T201 - a command
-            raise
-        runs = rounds.wind_up()
-        text, failed = summarize(plan, runs)
-        print(f"\n{report_of(parent) or text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
-        if failed:
-            raise SweepFailedError(failed)
+        conduct(rounds, parent, on_interrupt)
 
 
-def _drive_untracked(plan: SweepPlan, launch: Launch) -> None:
+def _drive_untracked(plan: SweepPlan, settings: Settings, launch: Launch, max_batch_size: int | None) -> None:
     trials = [trial for trial in plan.trials if trial.is_trained]
-    returns = launch(trials)
+    size = max_batch_size or len(trials)
+    returns: list[JobReturn] = []
+    for start in range(0, len(trials), size):
+        batch = launch(trials[start : start + size])
+        returns += batch
+        if settings.sweep.on_failure == STOP and any(job.status != JobStatus.COMPLETED for job in batch):
+            break
     text, failed = summarize_returns(plan, trials, returns)
     print(f"\n{text}")  # noqa: T201 - a command
     if failed:
         raise SweepFailedError(failed)
-
-
-def check_sweep(config: DictConfig) -> Settings:
-    """The settings of a sweep, as Hydra composed it, with Hydra's own node; raises what `check` does."""
-    return check(_of_the_task(config), Path(config.hydra.runtime.cwd))
-
-
-def composing(config: DictConfig, context: HydraContext) -> Compose:
-    """What makes the config of a trial from its overrides."""
-
-    def compose(overrides: Sequence[str]) -> DictConfig:
-        composed = context.config_loader.load_sweep_config(config, list(overrides))
-        HydraConfig.instance().set_config(composed)
-        return _of_the_task(composed)
-
-    return compose
-
-
-class JobLauncher:
-    """Gives trials to a launcher of Hydra's, with folders that are named after what is trained in them."""
-
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
-        self._n_launched = 0
-
-    @classmethod
-    def of(
-        cls,
-        config: DictConfig,
-        context: HydraContext,
-        task_function: TaskFunction,
-        settings: Settings,
-        n_trials: int,
-    ) -> "JobLauncher":
-        """The one that the config asks for, fit to this machine; raises what `prepare_launcher` does."""
-        prepare_launcher(config, settings.tracking.uri if settings.tracking.enabled else None, n_trials)
-        SweepCallback.of(context).gpus = gpus_to_share(config)
-        return cls(
-            Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=config)
-        )
-
-    def __call__(self, trials: Sequence[Trial]) -> Sequence[JobReturn]:
-        """Train these, and return when they are done."""
-        jobs = [[*trial.overrides, f"hydra.sweep.subdir={quote(_folder(trial))}"] for trial in trials]
-        returns = self._launcher.launch(jobs, initial_job_idx=self._n_launched)
-        self._n_launched += len(trials)
-        return returns
-
-
-def _folder(trial: Trial) -> str:
-    name = re.sub(r"[^\w.=,+-]+", "_", trial.name)[:_MAX_FOLDER_CHARACTERS].strip("._")
-    return f"{name}-{trial.id[:4]}"
-
-
-def _of_the_task(config: DictConfig) -> DictConfig:
-    """A copy without Hydra's own node."""
-    task = copy.deepcopy(config)
-    with read_write(task):
-        task._set_flag("struct", False)
-        del task["hydra"]
-        task._set_flag("struct", True)
-    return task

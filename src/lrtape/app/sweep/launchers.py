@@ -1,7 +1,6 @@
 """What a launcher needs to know of the machine, and of the tracking store, before it launches anything."""
 
 import importlib.util
-import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -9,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lrtape.app.sweep.gpu_claims import visible_gpus
 from lrtape.app.sweep.slurm_check import check_slurm
 from lrtape.app.sweep.slurm_settings import DETACH, SlurmSettings
+from lrtape.cpus import n_cpus
 from lrtape.errors import ConfigError
 from lrtape.tracking.uri import sqlite_path
 
@@ -26,7 +26,7 @@ def prepare_launcher(config: DictConfig, tracking_uri: str | None, n_trials: int
     Args:
         config: of the sweep, with Hydra's node, which is changed.
         tracking_uri: absolute; ``None`` where nothing is tracked.
-        n_trials: that are to be trained.
+        n_trials: that it is given at a time.
 
     Raises:
         ConfigError: it uses several machines, which cannot share a SQLite store; or Slurm would refuse the jobs.
@@ -47,10 +47,22 @@ def prepare_launcher(config: DictConfig, tracking_uri: str | None, n_trials: int
     if target == _SLURM:
         given: Any = OmegaConf.to_container(launcher, resolve=True)
         check_slurm(SlurmSettings(**{key: value for key, value in given.items() if key != "_target_"}), n_trials)
-    if target == _JOBLIB and launcher.get("n_jobs") in {None, ALL}:
+    if _has_as_many_jobs_as_fit(launcher):
         with read_write(launcher), open_dict(launcher):
             # Not more than there are trials: the workers share the threads.
-            launcher.n_jobs = min(len(gpus_to_share(config)) or len(os.sched_getaffinity(0)), max(n_trials, 1))
+            launcher.n_jobs = min(n_jobs_of(config), max(n_trials, 1))
+
+
+def n_jobs_of(config: Any) -> int:
+    """How many trials the launcher trains at a time, as far as it says so; else 1."""
+    launcher = config.hydra.launcher
+    if _has_as_many_jobs_as_fit(launcher):
+        return len(gpus_to_share(config)) or n_cpus()
+    return max(1, int(launcher.get("n_jobs") or 1))
+
+
+def _has_as_many_jobs_as_fit(launcher: Any) -> bool:
+    return str(launcher.get("_target_")) == _JOBLIB and launcher.get("n_jobs") in {None, ALL}
 
 
 def on_interrupt_of(config: Any) -> str:

@@ -87,7 +87,8 @@ class Parent:
             tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape")}
             run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
         run.set_tags({**trial_tags(plan), sweep_runs.COMMAND: mask_credentials(command)})
-        run.log_text(mask_credentials(msgspec.json.encode(plan.trials).decode()), PLANNED)
+        if plan.trials:  # of a search, only its tags tell
+            run.log_text(mask_credentials(msgspec.json.encode(plan.trials).decode()), PLANNED)
         sweep_folder = SweepRecord(plan.id, run.run_id, plan.title, sys.argv[1:], str(Path.cwd())).save(folder)
         session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
         return cls(run, store, session, folder, sweep_folder)
@@ -126,7 +127,8 @@ def folder_of(plan: SweepPlan, settings: Settings) -> Path:
 def trial_tags(plan: SweepPlan) -> dict[str, str]:
     """What a sweep's run says of its trials."""
     refused = {trial.name: trial.refusal for trial in plan.trials if trial.refusal}
-    same = {trial.name: trial.same_as for trial in plan.trials if trial.same_as}
+    # A search may suggest the same point twice: that is no other one.
+    same = {trial.name: trial.same_as for trial in plan.trials if trial.same_as not in {"", trial.id}}
     return {
         sweep_runs.OBJECTIVE: plan.objective,
         sweep_runs.DIRECTION: plan.direction,

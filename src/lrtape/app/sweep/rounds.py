@@ -1,26 +1,24 @@
 """The loop of a sweep: who is done, who is still at it, who is next."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
 
 from lrtape.app.sweep.child import Child
+from lrtape.app.sweep.jobs import Launch
 from lrtape.app.sweep.liveness import bury, is_alive, wait_a_moment
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.slurm_submission import Backlog
-from lrtape.app.sweep.trial import Trial
+from lrtape.app.sweep.summary import summarize
 from lrtape.errors import LRTapeError
 from lrtape.tape import Status
 from lrtape.tracking.sweep_runs import SLURM_JOB
-from lrtape.trials import FINISHED, RUNNING, TrialRun, latest_runs
+from lrtape.trials import FINISHED, RUNNING, Trial, TrialRun, latest_runs
 
 WIND_UP_S = 20.0
 """How long the shippers of dead trainings have, to end their runs by themselves."""
-
-Launch = Callable[[Sequence[Trial]], Any]
 
 
 class Rounds:
@@ -29,7 +27,7 @@ class Rounds:
     Args:
         plan: of the sweep.
         parent: its run.
-        launch: trains some trials, and returns when they are done; it raises where it has lost some of them.
+        launch: trains some trials.
         max_batch_size: how many it is given at a time; ``None`` for all.
         stops_on_failure: whether no more is launched when one has failed.
     """
@@ -37,6 +35,7 @@ class Rounds:
     def __init__(
         self, plan: SweepPlan, parent: Parent, launch: Launch, max_batch_size: int | None, stops_on_failure: bool
     ) -> None:
+        self._plan = plan
         self._trials = {trial.id: trial for trial in plan.trials if trial.is_trained}
         self._parent = parent
         self._launch = launch
@@ -83,14 +82,6 @@ class Rounds:
             if self._stops_on_failure and self._has_failed():
                 return
 
-    def interrupted(self, interruption: BaseException, on_interrupt: str) -> None:
-        """End what is queued or trained in Slurm's jobs, those of an earlier driver included; or let it go on.
-
-        Raises:
-            Detached: it goes on.
-        """
-        self._backlog.interrupted(interruption, on_interrupt)
-
     def wind_up(self) -> dict[str, TrialRun]:
         """See that nobody is RUNNING any more; returns the runs that count, by trial.
 
@@ -112,6 +103,14 @@ class Rounds:
                     self._parent.run_id, trial.name, Child(self._parent.run_id, trial).tags(), error
                 )
         return self._look()
+
+    def summary(self) -> tuple[str, str]:
+        """See `summarize`.
+
+        Raises:
+            TrackingError: the store does not answer.
+        """
+        return summarize(self._plan, self._look())
 
     def _launch_batch(self, trials: Sequence[Trial]) -> None:
         before = {run.run_id for run in self._children()}

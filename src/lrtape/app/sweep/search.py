@@ -1,35 +1,32 @@
 """Drives a search: asks a study what to train, gives that to a launcher, and tells the study what came of it."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
-from lrtape.app.config import MAX, STOP, Settings, sentence
-from lrtape.app.interrupts import Detached, Interrupts
+from lrtape.app.config import STOP, Settings, sentence
+from lrtape.app.interrupts import Interrupts
 from lrtape.app.program import typed_command
 from lrtape.app.sweep.callback import SweepCallback
-from lrtape.app.sweep.driver import JobLauncher, check_sweep, composing
-from lrtape.app.sweep.launchers import on_interrupt_of
+from lrtape.app.sweep.conduct import conduct
+from lrtape.app.sweep.jobs import JobLauncher, Launch, check_sweep, choice_of, composing
+from lrtape.app.sweep.launchers import n_jobs_of, on_interrupt_of
 from lrtape.app.sweep.liveness import wait_a_moment
 from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
-from lrtape.app.sweep.reporting import companion_of, farewell, report_of
 from lrtape.app.sweep.rounds import Rounds
 from lrtape.app.sweep.search_plan import SearchOptions, describe, plan_search
-from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.app.sweep.space import Space
 from lrtape.app.sweep.study import JOURNAL, Study, Suggestion, build_pruner, count_results, sampler_of
 from lrtape.app.sweep.study_link import StudyLink
 from lrtape.app.sweep.summary import summarize
-from lrtape.app.sweep.trial import Trial
-from lrtape.errors import ConfigError, SweepFailedError
+from lrtape.errors import ConfigError
 from lrtape.tracking import sweep_runs
-from lrtape.trials import RUNNING, TrialRun, latest_runs
+from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
 
 DIED = "its process died"
 REMEDY = "The same command trains others in their place."
@@ -68,14 +65,14 @@ def drive_search(
             "came to, but is false."
         )
     planner = Planner(settings, composing(config, context))
-    plan, spaces = plan_search(settings, arguments, planner)
-    launch = JobLauncher.of(config, context, task_function, settings, options.n_jobs or options.n_trials)
-    n_jobs = options.n_jobs or max(1, int(config.hydra.launcher.get("n_jobs") or 1))
+    plan, spaces = plan_search(settings, arguments, planner, choice_of(config))
+    n_jobs = options.n_jobs or min(n_jobs_of(config), options.n_trials)
     sampler = sampler_of(options.sampler, is_parallel=n_jobs > 1)
     build_pruner(options.pruner, planner.n_epochs)
     if settings.sweep.dry_run:
         print(describe(plan, spaces, options))  # noqa: T201 - a command
         return
+    launch = JobLauncher.of(config, context, task_function, settings, n_jobs)
     journal = folder_of(plan, settings) / JOURNAL
     callback = SweepCallback.of(context)
 
@@ -87,26 +84,13 @@ def drive_search(
         callback.study = StudyLink(str(journal), parent.run_id, options.pruner, planner.n_epochs)
         study = Study.open(callback.study, plan.direction, sampler, options.seed)
 
-        def train(trials: Sequence[Trial]) -> Any:
+        def train(trials: Sequence[Trial]) -> Sequence[JobReturn]:
             callback.trials = {trial.overrides: trial for trial in trials}
             return launch(trials)
 
         max_failed = 0 if settings.sweep.on_failure == STOP else options.max_failed
         search = Search(plan, study, spaces, planner, parent, train, settings, options.n_trials, n_jobs, max_failed)
-        try:
-            with companion_of(parent):
-                search.run()
-        except Detached:
-            raise
-        except KeyboardInterrupt as interruption:
-            Backlog(parent.sweep_folder).interrupted(interruption, on_interrupt_of(config))
-            search.settle_dead()
-            print(farewell(parent), file=sys.stderr, flush=True)  # noqa: T201 - a command
-            raise
-        text, failed = search.summary()
-        print(f"\n{report_of(parent) or text}\n{parent.how_to_look()}", flush=True)  # noqa: T201 - a command
-        if failed:
-            raise SweepFailedError(failed)
+        conduct(search, parent, on_interrupt_of(config))
 
 
 class Search:
@@ -134,7 +118,7 @@ class Search:
         spaces: Sequence[Space],
         planner: Planner,
         parent: Parent,
-        train: Callable[[Sequence[Trial]], Any],
+        train: Launch,
         settings: Settings,
         n_trials: int,
         n_jobs: int,
@@ -159,21 +143,22 @@ class Search:
         Raises:
             TrackingError: the store does not answer.
         """
-        self.settle_dead()
+        self.wind_up()
         while any(suggestion.state == TrialState.RUNNING for suggestion in self._study.suggestions()):
             wait_a_moment()
-            self.settle_dead()
+            self.wind_up()
         self._first = len(self._study.suggestions())
         n_results = sum(suggestion.has_result for suggestion in self._study.suggestions())
         if n_results:
             print(f"{n_results} of {self._n_trials} trials have a result already.", flush=True)  # noqa: T201
-        self._note({})
+        self._note()
         while batch := self._ask_for_some():
             rounds = self._rounds(batch)
             rounds.run()
             self._settle(rounds.wind_up())
+        self._note()
 
-    def settle_dead(self) -> None:
+    def wind_up(self) -> None:
         """See that nobody is RUNNING whose process is dead, and tell the study of all that are over.
 
         Raises:
@@ -271,19 +256,12 @@ class Search:
         for one in suggestions:
             if one.state == TrialState.RUNNING and one.same_as is not None and one.trial is not None:
                 self._follow(one.number, one.trial, suggestions[one.same_as])
-        self._note(runs)
+        self._note()
 
-    def _note(self, runs: Mapping[str, TrialRun]) -> None:
-        """Say on the parent what is known by now."""
+    def _note(self) -> None:
+        """Say on the parent which suggestions are not trained, and why."""
         plan = replace(self._plan, trials=tuple(one.trial for one in self._study.suggestions() if one.trial))
-        tags = trial_tags(plan)
-        finished = [run for run in runs.values() if run.is_finished and run.objective is not None]
-        if finished:
-            best = min(
-                finished, key=lambda run: -(run.objective or 0.0) if plan.direction == MAX else run.objective or 0.0
-            )
-            tags[sweep_runs.BEST] = f"{best.name}: {plan.objective} {best.objective:.6g}"
-        self._parent.set_tags({**tags, sweep_runs.TRIALS: str(self._n_trials)})
+        self._parent.set_tags({**trial_tags(plan), sweep_runs.TRIALS: str(self._n_trials)})
 
 
 def _is_same(one: Suggestion, trial: Trial, twin: str) -> bool:

@@ -2,18 +2,16 @@
 
 import itertools
 import random
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lrtape.app.config import Settings, sentence
-from lrtape.app.sweep.grid import Point, short_names
-from lrtape.app.sweep.objective import direction_of
-from lrtape.app.sweep.planning import MAX_TITLE_CHARACTERS, Planner, SweepPlan, hash_of
+from lrtape.app.sweep.grid import Point
+from lrtape.app.sweep.planning import SEARCH, Planner, SweepPlan
 from lrtape.app.sweep.space import Choice, Space, read_spaces
-from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError
+from lrtape.trials import Trial
 
 MAX_COMBINATIONS = 100
 """Of chosen config groups that are tried beforehand."""
@@ -57,13 +55,16 @@ class SearchOptions:
                 raise ConfigError(f"`hydra.sweeper.{name}` must be at least {least}, but is {value} instead.")
 
 
-def plan_search(settings: Settings, arguments: Sequence[str], planner: Planner) -> tuple[SweepPlan, list[Space]]:
+def plan_search(
+    settings: Settings, arguments: Sequence[str], planner: Planner, choice: str = ""
+) -> tuple[SweepPlan, list[Space]]:
     """Read the spaces, and try a point of each. Takes about 50 ms for each one, and its simulation.
 
     Args:
         settings: of the search, without what it varies.
         arguments: overrides, as on the command line.
         planner: tries the points.
+        choice: which config of the group ``sweep`` was chosen, for people; empty for none.
 
     Returns:
         A plan without trials, and the spaces.
@@ -84,17 +85,11 @@ def plan_search(settings: Settings, arguments: Sequence[str], planner: Planner) 
         )
     spaces = read_spaces(settings.sweep.space, arguments)
     tried = [_try(part, planner, settings.seed) for space in spaces for part in _parts(space)]
-    objective = planner.objective
-    direction = direction_of(settings.sweep.direction, objective)
-    name = settings.sweep.name
-    swept = _swept(spaces)
     axes = [[space.name, *(f"{key}={axis!r}" for key, axis in space.axes.items())] for space in spaces]
     # A point of each space, always the same one, stands for whatever else is in the config.
-    identity = [name] if name else [objective, direction, axes, [trial.id for trial in tried]]
-    what = " x ".join(short_names(list(swept)).values())
-    title = name or textwrap.shorten(f"search {what}", MAX_TITLE_CHARACTERS, placeholder=" ...")
-    sweep_id = hash_of(["search", settings.tracking.experiment, *identity])
-    return SweepPlan(sweep_id, title, objective, direction, (), swept), spaces
+    content = [axes, [trial.id for trial in tried]]
+    plan = SweepPlan.of(SEARCH, settings, planner.objective, _swept(spaces), content, choice=choice)
+    return plan, spaces
 
 
 def describe(plan: SweepPlan, spaces: Sequence[Space], options: SearchOptions) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shlex
 import signal
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from lrtape.app.interrupts import Detached
+from lrtape.app.program import typed_command
 from lrtape.app.sweep.slurm_queue import SlurmQueue
 from lrtape.app.sweep.slurm_settings import DETACH
 from lrtape.errors import ConfigError
@@ -153,7 +153,7 @@ class Backlog:
                 f"lrtape: {str(interruption) or 'interrupted'}; the jobs of this sweep go on.\n"
                 f"To look:   squeue --name={','.join(names)}\n"
                 f"To stop:   scancel {' '.join(f'--name={name}' for name in names)}\n"
-                f"To go on:  {shlex.join([Path(sys.executable).name, *sys.argv])}\n"
+                f"To go on:  {typed_command()}\n"
                 "           waits for them, and trains what is left",
                 file=sys.stderr,
                 flush=True,

@@ -20,8 +20,8 @@ from lrtape.app.config import MIN
 from lrtape.app.sweep.grid import Point
 from lrtape.app.sweep.space import Axis, Number, Range, Space
 from lrtape.app.sweep.study_link import StudyLink
-from lrtape.app.sweep.trial import Trial
 from lrtape.errors import ConfigError
+from lrtape.trials import Trial
 
 JOURNAL = "optuna.journal"
 """In the folder of a sweep."""

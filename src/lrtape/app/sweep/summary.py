@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from hydra.core.utils import JobReturn, JobStatus
 
 from lrtape.app.sweep.planning import SweepPlan
-from lrtape.app.sweep.trial import Trial
-from lrtape.trials import TrialRun
+from lrtape.trials import Trial, TrialRun
 
 AGAIN = "The same command trains them again."
 
@@ -54,9 +53,10 @@ def summarize(plan: SweepPlan, runs: Mapping[str, TrialRun], remedy: str = AGAIN
 
 
 def summarize_returns(plan: SweepPlan, trials: Sequence[Trial], returns: Sequence[JobReturn]) -> tuple[str, str]:
-    """The same where nothing was tracked: what the trainings themselves returned."""
+    """The same where nothing was tracked: what the trainings themselves returned, as far as they were begun."""
     lines, failed = [], {trial.name: trial.refusal for trial in plan.trials if trial.refusal}
-    for trial, job in zip(trials, returns, strict=True):
+    failed |= {trial.name: "not begun" for trial in trials[len(returns) :]}
+    for trial, job in zip(trials, returns, strict=False):
         if job.status == JobStatus.COMPLETED:
             lines.append(f"{trial.name}  {plan.objective} {job.return_value:.6g}")
         else:
