@@ -12,7 +12,7 @@ import msgspec
 
 from lrtape.app.config import Settings
 from lrtape.app.resumed_run import reopen_run
-from lrtape.app.sweep.liveness import is_alive
+from lrtape.app.sweep.liveness import is_recording
 from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.record import SweepRecord
 from lrtape.errors import ConfigError
@@ -23,7 +23,7 @@ from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import FINISHED, SWEEPS
+from lrtape.trials import FINISHED, RUNNING, SWEEPS
 
 
 class Parent:
@@ -75,7 +75,7 @@ class Parent:
                 f"`sweep.resume` must name the sweep of this command, {plan.id}, but is {resume!r} instead: its grid "
                 "or its config is another one. Give the command that began it."
             )
-        if found is not None and is_alive(*found, None, folder, store):
+        if found is not None and found[1] == RUNNING and is_recording(found[0], folder):
             raise ConfigError(
                 f"a sweep must be over before it is begun again, but {plan.title!r} (run {found[0]}) still goes on. "
                 "Wait for it, or stop it first."
