@@ -15,7 +15,7 @@ from lrtape.app.sweep.summary import summarize
 from lrtape.errors import LRTapeError
 from lrtape.tape import Status
 from lrtape.tracking.sweep_runs import SLURM_JOB
-from lrtape.trials import FINISHED, RUNNING, Trial, TrialRun, latest_runs
+from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
 
 DIED_BEFORE = f"{DIED} before it had a run"
 WIND_UP_S = 20.0
@@ -175,5 +175,5 @@ def _is_through(run: TrialRun | None, job: str) -> bool:
     """
     if run is None or run.is_finished:
         return run is not None
-    has_ended = run.status not in {RUNNING, FINISHED} or run.objective is not None
+    has_ended = run.status not in {RUNNING, Status.FINISHED} or run.objective is not None
     return has_ended and run.tags.get(SLURM_JOB) == job
