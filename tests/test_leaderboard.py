@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrtape.leaderboard import FAILED, KILLED, PRUNED, REFUSED, WAITING, Leaderboard, rank
-from lrtape.trials import FINISHED, RUNNING, Trial, TrialRun
+from lrtape.leaderboard import PRUNED, REFUSED, WAITING, Leaderboard, rank
+from lrtape.tape import Status
+from lrtape.trials import RUNNING, Trial, TrialRun
 
 Scores = dict[tuple[str, int], float | None]
 
@@ -22,7 +23,7 @@ def a_run(
     value: str, seed: int, score: float | None, status: str = "", key: str = "scheduler.gamma", **more: object
 ) -> TrialRun:
     """Of the point `gamma=value`; without a score it has failed."""
-    status = status or (FINISHED if score is not None else FAILED)
+    status = status or (Status.FINISHED if score is not None else Status.FAILED)
     name = f"{key.rpartition('.')[2]}={value} seed={seed}"
     return TrialRun(name, name, name, status, {key: value}, seed, score, **more)  # type: ignore[arg-type]
 
@@ -158,20 +159,20 @@ def test_without_a_list_tags_tell_what_equals_what() -> None:
 @pytest.mark.parametrize(
     ("run", "status", "error"),
     [
-        (a_run("a", 0, 1.0), FINISHED, ""),
-        (a_run("a", 0, None, error="RuntimeError: no"), FAILED, "RuntimeError: no"),
-        (a_run("a", 0, None, KILLED), KILLED, ""),
+        (a_run("a", 0, 1.0), Status.FINISHED, ""),
+        (a_run("a", 0, None, error="RuntimeError: no"), Status.FAILED, "RuntimeError: no"),
+        (a_run("a", 0, None, Status.KILLED), Status.KILLED, ""),
         (a_run("a", 0, None, RUNNING), RUNNING, ""),
-        (a_run("a", 0, None, FINISHED), FAILED, ""),
-        (a_run("a", 0, float("nan"), FAILED, error="not finite"), FAILED, "not finite"),
-        (a_run("a", 0, 3.0, KILLED, pruned="epoch 3"), PRUNED, "epoch 3"),
+        (a_run("a", 0, None, Status.FINISHED), Status.FAILED, ""),
+        (a_run("a", 0, float("nan"), Status.FAILED, error="not finite"), Status.FAILED, "not finite"),
+        (a_run("a", 0, 3.0, Status.KILLED, pruned="epoch 3"), PRUNED, "epoch 3"),
     ],
 )
 def test_a_point_says_how_it_ended(run: TrialRun, status: str, error: str) -> None:
     """A run that finished without an objective has failed; one that a search has ended has not."""
     (point,) = rank([run], "val/loss", "min").standings
     assert (point.status, point.error) == (status, error)
-    assert (point.rank == 1) == (status == FINISHED)
+    assert (point.rank == 1) == (status == Status.FINISHED)
 
 
 def test_what_is_not_begun_waits_and_what_is_refused_is_refused() -> None:
@@ -191,7 +192,7 @@ def test_the_best_point_of_each_schedule_stands_for_it() -> None:
 
     def run(schedule: str, gamma: str, score: float) -> TrialRun:
         name = f"{schedule} gamma={gamma}"
-        return TrialRun(name, name, name, FINISHED, {"scheduler": schedule, "scheduler.gamma": gamma}, 0, score)
+        return TrialRun(name, name, name, Status.FINISHED, {"scheduler": schedule, "scheduler.gamma": gamma}, 0, score)
 
     board = rank([run("steplr", "1", 3.0), run("steplr", "2", 1.0), run("cosine", "1", 2.0)], "val/loss", "min")
     assert [point.name for point in board.schedules] == ["steplr gamma=2", "cosine gamma=1"]
@@ -203,7 +204,7 @@ def test_an_effect_is_the_mean_over_points_and_seeds_where_there_is_one_point() 
 
     def run(x: str, y: str, seed: int, score: float | None) -> TrialRun:
         name = f"x={x} y={y} seed={seed}"
-        return TrialRun(name, name, name, FINISHED if score else FAILED, {"x": x, "y": y}, seed, score)
+        return TrialRun(name, name, name, Status.FINISHED if score else Status.FAILED, {"x": x, "y": y}, seed, score)
 
     board = rank(
         [run("1", "1", 0, 1.0), run("1", "1", 1, 3.0), run("1", "2", 0, 4.0), run("2", "1", 0, None)], "loss", "min"

@@ -23,7 +23,7 @@ from lrtape.tracking.find_sweep import PLANNED, find_sweep
 from lrtape.tracking.mlflow_run import ERROR, NOTE, MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, THREADS, TRIAL, TRIALS, VALUES
-from lrtape.trials import FINISHED, SweepRun, Trial, TrialRun
+from lrtape.trials import SweepRun, Trial, TrialRun
 
 COMMAND = "python train.py -m scheduler.gamma=0.1,0.5 scheduler.step_size=2,5"
 RESOLVED = "seed: 0\nmodel:\n  hidden: []\ntracking:\n  uri: null\n  folder: .lrtape\nsweep:\n  grids:\n  - a: 1\n"
@@ -228,13 +228,15 @@ def test_a_sweep_is_found_by_its_run_its_id_and_its_title(sweep: MlflowRun, stor
 
 def runs_of(points: dict[str, Sequence[float]]) -> list[TrialRun]:
     return [
-        TrialRun(f"{name}{seed}", f"{name}{seed}", f"{name} seed={seed}", FINISHED, {"scheduler": name}, seed, score)
+        TrialRun(
+            f"{name}{seed}", f"{name}{seed}", f"{name} seed={seed}", Status.FINISHED, {"scheduler": name}, seed, score
+        )
         for name, scores in points.items()
         for seed, score in enumerate(scores)
     ]
 
 
-A_SWEEP = SweepRun("r" * 32, "abc123", "title", FINISHED, "lrtape", "val/loss", "min", COMMAND)
+A_SWEEP = SweepRun("r" * 32, "abc123", "title", Status.FINISHED, "lrtape", "val/loss", "min", COMMAND)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +292,7 @@ def test_a_long_command_is_wrapped_and_can_still_be_pasted() -> None:
 def test_the_winners_config_has_no_grid_and_no_user() -> None:
     """What says of the sweep is its objective; a masked user is left to the environment; a text is kept as it is."""
     resolved = RESOLVED.replace("uri: null", "uri: http://***@host").replace("seed: 0", "seed: 3\nx: 1.0e-08")
-    made = config_of(resolved, A_SWEEP, TrialRun("run", "t", "name", FINISHED))
+    made = config_of(resolved, A_SWEEP, TrialRun("run", "t", "name", Status.FINISHED))
 
     assert "grids" not in made
     assert "  uri: null\n" in made
@@ -313,9 +315,9 @@ def test_the_command_has_the_program_that_trained(
 ) -> None:
     """And a folder as it is seen from where the sweep was started."""
     monkeypatch.chdir(tmp_path)
-    sweep = SweepRun("r", "s", "t", FINISHED, "e", "o", "min", typed)
-    run = TrialRun("r", "t", "n", FINISHED)
+    sweep = SweepRun("r", "s", "t", Status.FINISHED, "e", "o", "min", typed)
+    run = TrialRun("r", "t", "n", Status.FINISHED)
     found = command_of(sweep, run, Path(".lrtape/sweeps/s"))
     assert found == f"{program} --config-dir .lrtape/sweeps/s --config-name best"
-    few = TrialRun("r", "t", "n", FINISHED, tags={THREADS: "1000"})
+    few = TrialRun("r", "t", "n", Status.FINISHED, tags={THREADS: "1000"})
     assert command_of(sweep, few, Path(".lrtape/sweeps/s")) == f"OMP_NUM_THREADS=1000 {found}"

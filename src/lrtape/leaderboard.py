@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lrtape.noise import Difference, difference
-from lrtape.trials import FINISHED, RUNNING, Trial, TrialRun, latest_runs
+from lrtape.tape import Status
+from lrtape.trials import MAX, RUNNING, Trial, TrialRun, latest_runs
 
-MAX = "max"
 SCHEDULER = "scheduler"
 """The key of the config whose values are schedules."""
 
-FAILED, KILLED = "FAILED", "KILLED"
 WAITING = "waiting"
 """Not every seed is begun."""
 PRUNED = "pruned"
@@ -88,12 +87,13 @@ class Standing:
             return REFUSED
         statuses = {run.status for run in self.failures}
         if statuses:
-            return KILLED if statuses == {KILLED} else FAILED  # FINISHED without an objective has failed, too
+            # FINISHED without an objective has failed, too.
+            return Status.KILLED if statuses == {Status.KILLED} else Status.FAILED
         if any(run.status == RUNNING for run in self.runs):
             return RUNNING
         if any(run.is_pruned for run in self.runs):
             return PRUNED
-        return FINISHED if self.n >= max(self.n_trials, 1) else WAITING
+        return Status.FINISHED if self.n >= max(self.n_trials, 1) else WAITING
 
     @property
     def error(self) -> str:
@@ -221,7 +221,9 @@ class Leaderboard:
     def _effect(self, key: str, value: str) -> Effect:
         points = [standing for standing in self.standings if standing.values.get(key) == value]
         means = tuple(point.mean for point in points if point.mean is not None)
-        n_failed = sum(point.mean is None and point.status in {FAILED, KILLED, REFUSED} for point in points)
+        n_failed = sum(
+            point.mean is None and point.status in {Status.FAILED, Status.KILLED, REFUSED} for point in points
+        )
         if not means:
             return Effect(key, value, (), None, None, n_failed)
         spread = statistics.stdev(means) if len(means) > 1 else next(p.spread for p in points if p.mean is not None)

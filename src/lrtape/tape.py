@@ -38,8 +38,8 @@ class Status(StrEnum):
         else FAILED.
         """
         if error is None or (isinstance(error, SystemExit) and not error.code):
-            return cls("FINISHED")
-        return cls("KILLED" if isinstance(error, KeyboardInterrupt | PrunedError) else "FAILED")
+            return cls.FINISHED
+        return cls.KILLED if isinstance(error, KeyboardInterrupt | PrunedError) else cls.FAILED
 
 
 class Record(NamedTuple):

@@ -4,8 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-FINISHED = "FINISHED"
+from lrtape.tape import Status
+
 RUNNING = "RUNNING"
+"""The status of a run that has none of `Status` yet, in MLflow's words."""
+MIN, MAX = "min", "max"
+"""Directions: whether the lowest or the highest objective is best."""
 SWEEPS = "sweeps"
 """In the tracking folder: a folder for each sweep, called by its id."""
 
@@ -84,7 +88,7 @@ class TrialRun:
     @property
     def is_finished(self) -> bool:
         """Whether it was trained to the end, and has an objective that can be compared."""
-        return self.status == FINISHED and self.objective is not None and math.isfinite(self.objective)
+        return self.status == Status.FINISHED and self.objective is not None and math.isfinite(self.objective)
 
     @property
     def is_pruned(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lrtape.report.companion import LOG
-from lrtape.report.driver import Driver
+from lrtape.report.parent_process import ParentProcess
 from lrtape.report.sweep_report import Reporter
 from lrtape.report.watch import PAUSE_S, watch
 from lrtape.tape import Status
@@ -84,7 +84,7 @@ def test_watching_reports_again_when_a_training_has_ended_and_once_more_at_the_e
     """In between it looks every ten seconds at most, and does nothing where nothing has changed."""
     notes: list[str] = []
 
-    class Waits(Driver):
+    class Waits(ParentProcess):
         """Lets things happen in the pauses."""
 
         def is_dead(self, wait_s: float) -> bool:
@@ -146,6 +146,6 @@ def test_a_companion_without_its_driver_touches_nothing(tmp_path: Path) -> None:
     )
 
     assert ended.returncode == 0
-    assert "lrtape.report.driver" in ended.stderr
+    assert "lrtape.report.parent_process" in ended.stderr
     assert "mlflow" not in ended.stderr
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from lrtape.checks.registry import CODES
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.range_curve import check_range
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
+from lrtape.trials import MAX, MIN
 
 INTERVALS = ("step", "epoch")
 DEVICES = ("auto", "cpu", "cuda")
@@ -26,7 +27,6 @@ STRICT = "strict"
 OFF = "off"
 CHECKS = ("warn", STRICT, OFF)
 """What is done about findings."""
-MIN, MAX = "min", "max"
 DIRECTIONS = (MIN, MAX)
 CONTINUE, STOP = "continue", "stop"
 ON_FAILURE = (CONTINUE, STOP)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lrtape.report.driver import Driver
+from lrtape.report.parent_process import ParentProcess
 
 FIRST_LOOK_S = 5.0
 """A sweep's own companion reports nothing before."""
@@ -27,7 +27,7 @@ def report(
         ConfigError: there is no such sweep, or there are several; or the URI is wrong.
         TrackingError: the store does not answer.
     """
-    driver = Driver(driver_pid)
+    driver = ParentProcess(driver_pid)
     if driver_pid is not None:
         os.nice(_NICENESS)
         if driver.is_dead(FIRST_LOOK_S):

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lrtape.leaderboard import FAILED, KILLED, REFUSED, SCHEDULER, Leaderboard, Standing
+from lrtape.leaderboard import REFUSED, SCHEDULER, Leaderboard, Standing
 from lrtape.report.palette import DPI, MAX_WIDTH_INCHES, WINNER, Palette
 from lrtape.report.verdict import rounded
+from lrtape.tape import Status
 
 MAX_CELLS = 12
 """To one side; more values cannot be read."""
@@ -108,7 +109,7 @@ def _draw_panel(axes: Axes, panel: _Panel, board: Leaderboard, palette: Palette)
 def _draw_cell(axes: Axes, column: int, row: int, point: Standing | None, palette: Palette) -> None:
     mean = point.mean if point is not None else None
     color = palette.color(mean) if mean is not None else _EMPTY
-    has_failed = point is not None and mean is None and point.status in {FAILED, KILLED, REFUSED}
+    has_failed = point is not None and mean is None and point.status in {Status.FAILED, Status.KILLED, REFUSED}
     hatch = "///" if has_failed else None
     axes.add_patch(
         Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white", linewidth=2, hatch=hatch)

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lrtape.leaderboard import Leaderboard
 from lrtape.lines import format_lr
 from lrtape.report.curves import Curve, PointCurves
-from lrtape.report.palette import DPI, FAILED, MAX_WIDTH_INCHES, WINNER, Palette
+from lrtape.report.palette import DPI, FAILED_COLOR, MAX_WIDTH_INCHES, WINNER, Palette
 
 MAX_PANELS = 6
 MAX_NAMES = 8
@@ -102,7 +102,7 @@ def _draw_curve(
     axes: Axes, curve: Curve, floor: float, point: PointCurves, board: Leaderboard, palette: Palette | None
 ) -> None:
     mean = point.standing.mean
-    style: dict[str, object] = {"color": FAILED, "linestyle": ":", "linewidth": 1.2, "zorder": 2.0}
+    style: dict[str, object] = {"color": FAILED_COLOR, "linestyle": ":", "linewidth": 1.2, "zorder": 2.0}
     if board.winner is not None and point.standing.name == board.winner.name:
         halo = [patheffects.Stroke(linewidth=5.0, foreground="white"), patheffects.Normal()]
         style = {"color": WINNER, "linewidth": 2.6, "zorder": 4.0, "path_effects": halo}
@@ -123,7 +123,7 @@ def _add_legend(figure: Figure, board: Leaderboard, points: Sequence[PointCurves
             label = f"{number}: {other.name}, {other.mean:.4g}"
             handles.append(Line2D([], [], color=palette.color(other.mean or 0.0), linewidth=1.5, label=label))
     if any(point.standing.mean is None for point in points):
-        handles.append(Line2D([], [], color=FAILED, linestyle=":", label="failed, or not finished yet"))
+        handles.append(Line2D([], [], color=FAILED_COLOR, linestyle=":", label="failed, or not finished yet"))
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False)
 

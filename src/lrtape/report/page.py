@@ -9,7 +9,7 @@ from lrtape.leaderboard import Leaderboard
 from lrtape.report.table import markdown
 from lrtape.report.verdict import schedule_verdict, verdict
 from lrtape.tracking.find_sweep import REPORT_FOLDER
-from lrtape.trials import SweepRun, TrialRun
+from lrtape.trials import MAX, SweepRun, TrialRun
 
 MAX_CHARACTERS = 7_800
 """MLflow cuts a tag at 8,000."""
@@ -64,7 +64,7 @@ def _sections(
         "### What was swept",
         _swept(board),
         f"```\n{_wrapped(sweep.command)}\n```" if sweep.command else "",
-        f"Ranked by the {'highest' if board.direction == 'max' else 'lowest'} mean of `{board.objective}` over the "
+        f"Ranked by the {'highest' if board.direction == MAX else 'lowest'} mean of `{board.objective}` over the "
         "seeds. A point of which a seed has failed comes after all others. ± is the sample standard deviation over the "
         f"seeds. More is among the artifacts, in `{REPORT_FOLDER}`.",
     ]

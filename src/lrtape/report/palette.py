@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lrtape.leaderboard import MAX
+from lrtape.trials import MAX
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WINNER = "#d95f02"
 """Orange: seen before everything that is drawn in viridis."""
-FAILED = "#777777"
+FAILED_COLOR = "#777777"
 DPI = 100
 MAX_WIDTH_INCHES = 9.4
 """MLflow shows a picture as wide as it is, and no more than this of it beside its assistant."""

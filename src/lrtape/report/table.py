@@ -8,7 +8,7 @@ from typing import Any
 
 from lrtape.leaderboard import Leaderboard, Standing
 from lrtape.report.verdict import result
-from lrtape.trials import FINISHED
+from lrtape.tape import Status
 
 MAX_NOTE_CHARACTERS = 100
 MAX_LINES = 40
@@ -84,7 +84,7 @@ def note(point: Standing, max_characters: int = MAX_NOTE_CHARACTERS) -> str:
     """What else is to be known of a point; empty where all is well."""
     if point.same_as:
         return f"same learning rates as {point.same_as}: not trained again"
-    if point.status != FINISHED:
+    if point.status != Status.FINISHED:
         parts = [
             f"{len(point.failures)} of {point.n_trials}" if point.n and point.failures else "",
             point.status.lower(),

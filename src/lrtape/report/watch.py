@@ -4,7 +4,7 @@ import contextlib
 import time
 
 from lrtape.errors import TrackingError
-from lrtape.report.driver import Driver
+from lrtape.report.parent_process import ParentProcess
 from lrtape.report.sweep_report import Report, Reporter
 from lrtape.trials import RUNNING
 
@@ -14,7 +14,7 @@ _PAUSE_PER_WORK = 10
 """A report that takes a second is followed by so many seconds of pause: watching shall cost next to nothing."""
 
 
-def watch(reporter: Reporter, driver: Driver) -> Report | None:
+def watch(reporter: Reporter, driver: ParentProcess) -> Report | None:
     """Report whenever a training has ended, until the sweep is over, and then once more.
 
     A store that does not answer is asked again later.

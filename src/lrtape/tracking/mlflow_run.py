@@ -22,6 +22,7 @@ from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
 from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
+from lrtape.trials import RUNNING
 
 MAX_PARAMS_PER_REQUEST = 100
 MAX_PARAM_CHARACTERS = 6000
@@ -149,7 +150,7 @@ class MlflowRun:
                     f"the run to resume must not be deleted, but {run_id} is. Restore it with `mlflow runs restore "
                     f"--run-id {run_id}`, or train without it: tracking=off."
                 )
-            client.update_run(run_id, status="RUNNING")
+            client.update_run(run_id, status=RUNNING)
             return cls(tracking_uri, run_id, is_owned=True)
 
     def last_steps(self) -> dict[str, int]:
@@ -268,7 +269,7 @@ class MlflowRun:
         """
         with asking(self.tracking_uri):
             run = self._client.get_run(self.run_id)
-            if run.info.status == "RUNNING" and run.data.tags.get(RECORDING, recording_id) == recording_id:
+            if run.info.status == RUNNING and run.data.tags.get(RECORDING, recording_id) == recording_id:
                 self._client.set_terminated(self.run_id, status)
 
     def finish(self, status: Status) -> None:
@@ -284,8 +285,8 @@ class MlflowRun:
         now: str = self._client.get_run(self.run_id).info.status
         active = mlflow.active_run()
         if active is not None and active.info.run_id == self.run_id:
-            mlflow.end_run(status if now == "RUNNING" else now)  # and whatever MLflow itself has begun with it
-        elif now == "RUNNING":
+            mlflow.end_run(status if now == RUNNING else now)  # and whatever MLflow itself has begun with it
+        elif now == RUNNING:
             self._client.set_terminated(self.run_id, status)
 
     def leave(self) -> None:

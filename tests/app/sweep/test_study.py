@@ -11,7 +11,7 @@ from optuna.pruners import MedianPruner
 from optuna.trial import TrialState
 
 from lrtape.app.sweep.space import Choice, Range, Space, read_spaces
-from lrtape.app.sweep.study import Reporter, Study, build_pruner, count_results, sampler_of
+from lrtape.app.sweep.study import EpochReporter, Study, build_pruner, count_results, sampler_of
 from lrtape.app.sweep.study_link import StudyLink
 from lrtape.errors import ConfigError
 from lrtape.trials import Trial
@@ -44,7 +44,7 @@ def test_a_poor_trial_is_pruned_before_its_last_epoch(tmp_path: Path, pruner: An
     values = {}
     for quality in [0.5, 0.3, 0.9, 0.1, 0.8, 0.7, 0.6, 0.95, 0.2, 0.85, 0.99, 0.4]:
         number, _ = study.ask([SPACE])
-        reporter = Reporter(link, number)
+        reporter = EpochReporter(link, number)
         for epoch in range(1, N_EPOCHS + 1):
             if reporter.report(epoch, quality + 1 / epoch):
                 study.tell_pruned(number)
@@ -64,7 +64,7 @@ def test_no_pruner_prunes_nothing(tmp_path: Path) -> None:
     study = open_in(tmp_path)
     study.tell(study.ask([SPACE])[0], 0.0)
 
-    assert not Reporter(link_in(tmp_path), study.ask([SPACE])[0]).report(1, 1e9)
+    assert not EpochReporter(link_in(tmp_path), study.ask([SPACE])[0]).report(1, 1e9)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])

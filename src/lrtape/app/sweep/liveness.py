@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import time
 from pathlib import Path
 
 from lrtape.app.sweep.slurm_submission import Backlog
@@ -14,24 +13,38 @@ from lrtape.tape import Status, now_ms
 from lrtape.tracking.sweep_runs import HOST, SLURM_JOB, SweepRuns
 from lrtape.trials import RUNNING, TrialRun
 
+DIED = "its process died"
+"""The error of a training that has left no other."""
+LOOK_S = 1.0
+"""Between two looks whether trainings of other processes are over."""
 STARTING_S = 30.0
 """How long a training on this machine may take from its run to its spool."""
 SILENT_S = 600.0
 """How long a training on another machine may record nothing until it counts as dead."""
 
 
-def is_alive(
-    run_id: str, status: str, run: TrialRun | None, folder: Path, store: SweepRuns, backlog: Backlog | None = None
-) -> bool:
-    """Whether the training of a run goes on.
+def is_recording(run_id: str, folder: Path) -> bool | None:
+    """Whether a process writes the spool of a run; ``None`` where there is none, or not where it can be seen.
+
+    Args:
+        run_id: of the run.
+        folder: where spools are.
+    """
+    spool = find_spool(run_id, folder)
+    if spool is not None:
+        with contextlib.suppress(FileNotFoundError):
+            return spool.is_recording()
+    return None
+
+
+def is_alive(run: TrialRun, folder: Path, store: SweepRuns, backlog: Backlog) -> bool:
+    """Whether the training of a trial goes on.
 
     Exact where the spool can be seen: on this machine, and on a shared disk; and where Slurm knows the job. Of another
     machine's, its last value decides.
 
     Args:
-        run_id: of the run.
-        status: of the run.
-        run: where it is a trial's; ``None`` for a sweep's own.
+        run: of the trial.
         folder: where spools are.
         store: where the run is.
         backlog: knows the jobs of Slurm.
@@ -39,24 +52,21 @@ def is_alive(
     Raises:
         TrackingError: the store does not answer.
     """
-    if status != RUNNING:
+    if run.status != RUNNING:
         return False
-    spool = find_spool(run_id, folder)
-    if spool is not None:
-        with contextlib.suppress(FileNotFoundError):
-            return spool.is_recording()
-    if run is None:
-        return False
+    recording = is_recording(run.run_id, folder)
+    if recording is not None:
+        return recording
     job = run.tags.get(SLURM_JOB)
-    is_over = backlog.is_over(job) if job and backlog else None
+    is_over = backlog.is_over(job) if job else None
     if is_over is not None:
         return not is_over
     if run.tags.get(HOST, socket.gethostname()) == socket.gethostname():
         return now_ms() - run.start_ms < STARTING_S * 1000
-    return now_ms() - max(run.start_ms, store.last_row_ms(run_id)) < SILENT_S * 1000
+    return now_ms() - max(run.start_ms, store.last_row_ms(run.run_id)) < SILENT_S * 1000
 
 
-def bury(run_id: str, folder: Path, store: SweepRuns, error: str = "its process died") -> None:
+def bury(run_id: str, folder: Path, store: SweepRuns) -> None:
     """Ship what a dead training has left, and set its run to KILLED.
 
     Raises:
@@ -67,7 +77,7 @@ def bury(run_id: str, folder: Path, store: SweepRuns, error: str = "its process 
         for recovery in recover(spool.path, store.tracking_uri):
             if recovery.is_complete:
                 return
-    store.end(run_id, Status.KILLED, error)
+    store.end(run_id, Status.KILLED, DIED)
 
 
 def find_spool(run_id: str, folder: Path) -> SpoolFolder | None:
@@ -77,8 +87,3 @@ def find_spool(run_id: str, folder: Path) -> SpoolFolder | None:
             if reader.header.run_id == run_id and not spool.load_progress().complete:
                 return spool
     return None
-
-
-def wait_a_moment() -> None:
-    """Until it is worth to look again."""
-    time.sleep(1.0)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lrtape.app.config import MAX, MIN
 from lrtape.errors import ConfigError
+from lrtape.trials import MAX, MIN
 
 _DEFAULTS = ("val/loss", "train/loss")
 """The first one that is measured."""

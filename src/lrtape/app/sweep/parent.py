@@ -12,7 +12,7 @@ import msgspec
 
 from lrtape.app.config import Settings
 from lrtape.app.resumed_run import reopen_run
-from lrtape.app.sweep.liveness import is_alive
+from lrtape.app.sweep.liveness import is_recording
 from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.record import SweepRecord
 from lrtape.errors import ConfigError
@@ -23,14 +23,14 @@ from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import FINISHED, SWEEPS
+from lrtape.trials import RUNNING, SWEEPS
 
 
 class Parent:
     """The run of a sweep. Used by the driver alone; a context manager that ends it.
 
     It has a recording of its own, without an optimizer: should the driver be killed, the recording's shipper sets the
-    run to KILLED.
+    run to Status.KILLED.
 
     Args:
         run: of the sweep.
@@ -59,7 +59,7 @@ class Parent:
             plan: of the sweep.
             settings: where it is tracked.
             command: what a person has typed.
-            has_more: whether there is more to do in a run that is FINISHED, by its id.
+            has_more: whether there is more to do in a run that is Status.FINISHED, by its id.
 
         Raises:
             ConfigError: it goes on already; or ``sweep.resume`` names another sweep.
@@ -75,12 +75,12 @@ class Parent:
                 f"`sweep.resume` must name the sweep of this command, {plan.id}, but is {resume!r} instead: its grid "
                 "or its config is another one. Give the command that began it."
             )
-        if found is not None and is_alive(*found, None, folder, store):
+        if found is not None and found[1] == RUNNING and is_recording(found[0], folder):
             raise ConfigError(
                 f"a sweep must be over before it is begun again, but {plan.title!r} (run {found[0]}) still goes on. "
                 "Wait for it, or stop it first."
             )
-        if found is not None and (found[1] != FINISHED or resume is not None or has_more(found[0])):
+        if found is not None and (found[1] != Status.FINISHED or resume is not None or has_more(found[0])):
             print(f"Going on with {plan.title!r}, run {found[0]}.", flush=True)  # noqa: T201 - a command
             run = reopen_run(tracking, found[0])
         else:

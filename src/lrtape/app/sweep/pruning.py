@@ -34,9 +34,9 @@ def report_epochs(watch: Callable[[], None], trainer: Trainer, run: "Run", objec
     if child is None or child.study is None or child.trial.number is None:
         return lambda _: watch()
 
-    from lrtape.app.sweep.study import Reporter  # late: optuna is an extra
+    from lrtape.app.sweep.study import EpochReporter  # late: optuna is an extra
 
-    reporter = Reporter(child.study, child.trial.number)
+    reporter = EpochReporter(child.study, child.trial.number)
 
     def prune(reason: str) -> PrunedError:
         from lrtape.tracking.sweep_runs import PRUNED  # late: mlflow takes a second to import

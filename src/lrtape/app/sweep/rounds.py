@@ -7,7 +7,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from lrtape.app.sweep.child import Child
 from lrtape.app.sweep.jobs import Launch
-from lrtape.app.sweep.liveness import bury, is_alive, wait_a_moment
+from lrtape.app.sweep.liveness import DIED, LOOK_S, bury, is_alive
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.slurm_submission import Backlog
@@ -15,8 +15,9 @@ from lrtape.app.sweep.summary import summarize
 from lrtape.errors import LRTapeError
 from lrtape.tape import Status
 from lrtape.tracking.sweep_runs import SLURM_JOB
-from lrtape.trials import FINISHED, RUNNING, Trial, TrialRun, latest_runs
+from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
 
+DIED_BEFORE = f"{DIED} before it had a run"
 WIND_UP_S = 20.0
 """How long the shippers of dead trainings have, to end their runs by themselves."""
 
@@ -76,7 +77,7 @@ class Rounds:
                 together = [trial for trial in due if trial.id not in self._alone]
                 self._launch_batch(together[: self._max_batch_size] or due[:1])
             elif alive:
-                wait_a_moment()
+                time.sleep(LOOK_S)
             else:
                 return
             if self._stops_on_failure and self._has_failed():
@@ -98,7 +99,7 @@ class Rounds:
         for trial_id in self._tried | self._lost.keys():
             if trial_id not in runs:
                 trial = self._trials[trial_id]
-                error = self._lost.get(trial_id, "its process died before it had a run")
+                error = self._lost.get(trial_id, DIED_BEFORE)
                 self._parent.store.put_failed(
                     self._parent.run_id, trial.name, Child(self._parent.run_id, trial).tags(), error
                 )
@@ -139,7 +140,7 @@ class Rounds:
         errors = {t.id: str(job._return_value) for t, job in zip(trials, returns, strict=False)}
         for trial_id in missing:
             if trial_id not in waiting:
-                self._lost[trial_id] = problem or errors.get(trial_id) or "its process died before it had a run"
+                self._lost[trial_id] = problem or errors.get(trial_id) or DIED_BEFORE
 
     def _has_failed(self) -> bool:
         runs = self._look()
@@ -161,7 +162,7 @@ class Rounds:
         return latest_runs(self._children())
 
     def _is_alive(self, run: TrialRun) -> bool:
-        return is_alive(run.run_id, run.status, run, self._parent.folder, self._parent.store, self._backlog)
+        return is_alive(run, self._parent.folder, self._parent.store, self._backlog)
 
     def _bury(self, run: TrialRun) -> None:
         bury(run.run_id, self._parent.folder, self._parent.store)
@@ -174,5 +175,5 @@ def _is_through(run: TrialRun | None, job: str) -> bool:
     """
     if run is None or run.is_finished:
         return run is not None
-    has_ended = run.status not in {RUNNING, FINISHED} or run.objective is not None
+    has_ended = run.status not in {RUNNING, Status.FINISHED} or run.objective is not None
     return has_ended and run.tags.get(SLURM_JOB) == job

@@ -1,5 +1,6 @@
 """Drives a search: asks a study what to train, gives that to a launcher, and tells the study what came of it."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from lrtape.app.sweep.callback import SweepCallback
 from lrtape.app.sweep.conduct import conduct
 from lrtape.app.sweep.jobs import JobLauncher, Launch, check_sweep, choice_of, composing
 from lrtape.app.sweep.launchers import n_jobs_of, on_interrupt_of
-from lrtape.app.sweep.liveness import wait_a_moment
+from lrtape.app.sweep.liveness import DIED, LOOK_S
 from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
 from lrtape.app.sweep.rounds import Rounds
@@ -28,7 +29,6 @@ from lrtape.errors import ConfigError
 from lrtape.tracking import sweep_runs
 from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
 
-DIED = "its process died"
 REMEDY = "The same command trains others in their place."
 
 
@@ -145,7 +145,7 @@ class Search:
         """
         self.wind_up()
         while any(suggestion.state == TrialState.RUNNING for suggestion in self._study.suggestions()):
-            wait_a_moment()
+            time.sleep(LOOK_S)
             self.wind_up()
         self._first = len(self._study.suggestions())
         n_results = sum(suggestion.has_result for suggestion in self._study.suggestions())

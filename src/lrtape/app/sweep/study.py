@@ -16,12 +16,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from lrtape.app.build import build
-from lrtape.app.config import MIN
 from lrtape.app.sweep.grid import Point
 from lrtape.app.sweep.space import Axis, Number, Range, Space
 from lrtape.app.sweep.study_link import StudyLink
 from lrtape.errors import ConfigError
-from lrtape.trials import Trial
+from lrtape.trials import MIN, Trial
 
 JOURNAL = "optuna.journal"
 """In the folder of a sweep."""
@@ -154,7 +153,7 @@ class Study:
         return optuna.Trial(self._study, frozen._trial_id)
 
 
-class Reporter:
+class EpochReporter:
     """Reports the epochs of one trial. Used in the process that trains it.
 
     Args:

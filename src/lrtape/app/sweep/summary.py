@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from hydra.core.utils import JobReturn, JobStatus
 
 from lrtape.app.sweep.planning import SweepPlan
-from lrtape.trials import Trial, TrialRun
+from lrtape.trials import MAX, Trial, TrialRun
 
 AGAIN = "The same command trains them again."
 
@@ -41,7 +41,7 @@ def summarize(plan: SweepPlan, runs: Mapping[str, TrialRun], remedy: str = AGAIN
         remedy: what to do about failed trials.
     """
     finished = [runs[t.id] for t in plan.trials if t.id in runs and runs[t.id].is_finished]
-    finished.sort(key=lambda run: run.objective or 0.0, reverse=plan.direction == "max")
+    finished.sort(key=lambda run: run.objective or 0.0, reverse=plan.direction == MAX)
     lines = [f"{run.name}  {plan.objective} {run.objective:.6g}" for run in finished]
     pruned = [runs[t.id] for t in plan.trials if t.is_trained and t.id in runs and runs[t.id].is_pruned]
     lines += [f"{run.name}  pruned after {run.pruned}" for run in pruned]

@@ -8,7 +8,7 @@ import time
 _LOOK_S = 1.0
 
 
-class Driver:
+class ParentProcess:
     """The process that drives a sweep, and has started this one.
 
     Args:
