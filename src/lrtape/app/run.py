@@ -55,7 +55,7 @@ def open_run(
     name, parent_run_id = settings.run_name, None
     if child is not None:
         name, parent_run_id = child.trial.name, child.parent_run_id
-        tags |= child.tags()
+        tags |= child.tags(Path(settings.folder))
     try:
         run: MlflowRun | PlannedRun = MlflowRun.create(uri, settings.experiment, name, params, tags, parent_run_id)
     except TrackingError as error:

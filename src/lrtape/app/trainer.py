@@ -300,4 +300,4 @@ class Trainer:
         return [] if is_over else self._lrs()
 
     def _is_due(self, epoch: int) -> bool:
-        return (epoch + 1) % self.settings.val_every_n_epochs == 0 or epoch + 1 == self.length.epochs
+        return (epoch + 1) % self.settings.val_every_n_epochs == 0 or epoch + 1 >= self.length.epochs

@@ -94,7 +94,12 @@ class Reporter:
             TrackingError: the store does not answer, or refuses.
         """
         sweep = find_sweep(self._run.run_id, self._tracking_uri)
-        return Look(sweep, tuple(self._runs.children(sweep.run_id)))
+        children = self._runs.children(sweep.run_id)
+        if sweep.planned and not sweep.n_trials:
+            # A sweep of the same name may have had other trials, of other lengths say: nothing to compare with.
+            known = {trial.id for trial in sweep.planned}
+            children = [run for run in children if run.trial_id in known]
+        return Look(sweep, tuple(children))
 
     def report(self, look: Look | None = None, is_over: bool = False) -> Report:
         """Write the files, upload them, and describe the sweep in its run. Takes some seconds.

@@ -101,7 +101,11 @@ class MlflowRun:
             client = MlflowClient(tracking_uri=uri)
             info = client.create_run(experiment_id(client, experiment, uri), run_name=run_name, tags=all_tags).info
             run = cls(uri, info.run_id, is_owned=True)
-            run.log_params(params or {})
+            try:
+                run.log_params(params or {})
+            except BaseException as error:  # Ctrl-C, too, shall leave no run that is RUNNING for ever
+                run.finish(Status.after(error))
+                raise
         return run
 
     @classmethod

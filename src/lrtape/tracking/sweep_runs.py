@@ -12,7 +12,7 @@ from lrtape.tape import Status
 from lrtape.tracking.mlflow_run import ERROR, MAX_ERROR_CHARACTERS, VERDICT
 from lrtape.tracking.store import asking, experiment_id, opening
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import TrialRun
+from lrtape.trials import RUNNING, TrialRun
 
 SWEEP = "lrtape.sweep"
 """Tag, of a parent: the id of its sweep."""
@@ -41,7 +41,9 @@ BEST = "lrtape.sweep.best"
 PRUNED = "lrtape.pruned"
 """Tag, of a child: why it was ended before its last epoch."""
 HOST = "lrtape.host"
-"""Tag, of a child: the machine that trains it."""
+"""Tag: the machine of a process that trains, or drives a sweep."""
+FOLDER = "lrtape.folder"
+"""Tag, beside `HOST`: where that process keeps its spool, absolute."""
 THREADS = "lrtape.threads"
 """Tag, of a child: how many of them torch computes with; the last digits of a training depend on that."""
 SLURM_JOB = "lrtape.slurm_job"
@@ -69,8 +71,8 @@ class SweepRuns:
             self._client = MlflowClient(tracking_uri=tracking_uri)
             self._experiment_id = experiment_id(self._client, experiment, tracking_uri)
 
-    def find_parent(self, sweep_id: str) -> tuple[str, str] | None:
-        """The run id and the status of the newest parent of a sweep, if there is one.
+    def find_parent(self, sweep_id: str) -> TrialRun | None:
+        """The newest run of a sweep, if there is one; it is no trial, but has a status, a begin and tags like one.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
@@ -79,7 +81,10 @@ class SweepRuns:
             found = self._client.search_runs(
                 [self._experiment_id], f"tags.`{SWEEP}` = '{sweep_id}'", order_by=["start_time DESC"], max_results=1
             )
-        return (found[0].info.run_id, found[0].info.status) if found else None
+        if not found:
+            return None
+        info, tags = found[0].info, dict(found[0].data.tags)
+        return TrialRun(info.run_id, "", str(info.run_name), info.status, start_ms=info.start_time, tags=tags)
 
     def children(self, parent_run_id: str) -> list[TrialRun]:
         """Every child of a parent, in the order in which they were begun. A request for each 1,000.
@@ -114,12 +119,14 @@ class SweepRuns:
         return max((row.timestamp for row in rows), default=0)
 
     def end(self, run_id: str, status: Status, error: str = "") -> None:
-        """End a run that nobody else will end.
+        """End a run that nobody else will end, unless somebody has.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
         """
         with asking(self.tracking_uri):
+            if self._client.get_run(run_id).info.status != RUNNING:
+                return
             if error:
                 self._client.set_tag(run_id, ERROR, mask_credentials(error)[:MAX_ERROR_CHARACTERS])
             self._client.set_terminated(run_id, status)

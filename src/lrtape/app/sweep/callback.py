@@ -72,5 +72,6 @@ class SweepCallback(Callback):
 
         error = job_return._return_value
         uri = self.tracking_uri or resolve_tracking_uri(config.tracking.uri, Path(config.hydra.runtime.cwd))
+        tags = child.tags(Path(config.hydra.runtime.cwd, config.tracking.folder))
         store = SweepRuns(uri, self.experiment)
-        store.put_failed(self.parent_run_id, child.trial.name, child.tags(), f"{type(error).__name__}: {error}")
+        store.put_failed(self.parent_run_id, child.trial.name, tags, f"{type(error).__name__}: {error}")

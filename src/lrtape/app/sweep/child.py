@@ -2,10 +2,10 @@
 
 import json
 import os
-import socket
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 
 from lrtape.app.sweep.study_link import StudyLink
 from lrtape.trials import Trial
@@ -27,18 +27,23 @@ class Child:
     is_begun: bool = False
     study: StudyLink | None = None
 
-    def tags(self) -> dict[str, str]:
-        """Of its run."""
+    def tags(self, folder: Path) -> dict[str, str]:
+        """Of its run.
+
+        Args:
+            folder: where spools are, absolute.
+        """
         # Late: torch and mlflow take a second each to import.
         import torch
 
+        from lrtape.app.sweep.liveness import whereabouts
         from lrtape.tracking import sweep_runs
 
         return {
             sweep_runs.TRIAL: self.trial.id,
             sweep_runs.VALUES: json.dumps(dict(self.trial.values)),
             sweep_runs.SEED: str(self.trial.seed),
-            sweep_runs.HOST: socket.gethostname(),
+            **whereabouts(folder),
             sweep_runs.THREADS: str(torch.get_num_threads()),
             **({sweep_runs.SLURM_JOB: job} if (job := slurm_job()) else {}),
         }

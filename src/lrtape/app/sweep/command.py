@@ -29,7 +29,8 @@ def main(arguments: Sequence[str], program: str) -> None:
     except ConfigError as error:
         print(f"lrtape: {error}", file=sys.stderr)  # noqa: T201 - a command
         sys.exit(EXIT_REFUSED)
-    sys.argv = ["train.py" if program.endswith(".py") else "lrtape train", *training]
+    is_checkout = program.endswith(".py") and Path("train.py").is_file()
+    sys.argv = ["train.py" if is_checkout else "lrtape train", *training]
     run()
 
 

@@ -147,7 +147,9 @@ def _swept_keys(points: Sequence[Mapping[str, str]]) -> list[str]:
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key; the whole key where two end alike."""
     last = {key: key.lstrip("+").rpartition(".")[2] for key in keys}
-    return {key: name if list(last.values()).count(name) == 1 else key.lstrip("+") for key, name in last.items()}
+    # Only the training's own seed is called so.
+    is_clear = {key: name != SEED and list(last.values()).count(name) == 1 for key, name in last.items()}
+    return {key: name if is_clear[key] else key.lstrip("+") for key, name in last.items()}
 
 
 def label(key: str, text: str, short: str) -> str:

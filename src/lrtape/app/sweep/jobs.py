@@ -80,7 +80,7 @@ class JobLauncher:
 
 def _folder(trial: Trial) -> str:
     name = re.sub(r"[^\w.=,+-]+", "_", trial.name)[:_MAX_FOLDER_CHARACTERS].strip("._")
-    return f"{name}-{trial.id[:4]}"
+    return f"{name}-{trial.id}"
 
 
 def _of_the_task(config: DictConfig) -> DictConfig:

@@ -10,7 +10,7 @@ from lrtape.recover import recover
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Status, now_ms
-from lrtape.tracking.sweep_runs import HOST, SLURM_JOB, SweepRuns
+from lrtape.tracking.sweep_runs import FOLDER, HOST, SLURM_JOB, SweepRuns
 from lrtape.trials import RUNNING, TrialRun
 
 DIED = "its process died"
@@ -20,32 +20,51 @@ LOOK_S = 1.0
 STARTING_S = 30.0
 """How long a training on this machine may take from its run to its spool."""
 SILENT_S = 600.0
-"""How long a training on another machine may record nothing until it counts as dead."""
+"""How long a training on another machine, or in another folder, may record nothing until it counts as dead."""
 
 
-def is_recording(run_id: str, folder: Path) -> bool | None:
-    """Whether a process writes the spool of a run; ``None`` where there is none, or not where it can be seen.
+def whereabouts(folder: Path) -> dict[str, str]:
+    """Tags of a run: where its process is, so that another one can tell whether it would see its spool.
 
     Args:
-        run_id: of the run.
-        folder: where spools are.
+        folder: where spools are, absolute.
     """
-    spool = find_spool(run_id, folder)
-    if spool is not None:
-        with contextlib.suppress(FileNotFoundError):
-            return spool.is_recording()
-    return None
+    return {HOST: socket.gethostname(), FOLDER: str(folder)}
+
+
+def is_sweep_alive(parent: TrialRun, folder: Path, store: SweepRuns, backlog: Backlog) -> bool:
+    """Whether the driver of a sweep goes on, or one that drives it elsewhere; to be asked by who holds its lock here.
+
+    Args:
+        parent: the sweep's run; see `SweepRuns.find_parent`.
+        folder: where spools are, as all that follow: see `is_alive`.
+        store: see there.
+        backlog: see there.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    if parent.status != RUNNING:
+        return False
+    recording = _is_recording(parent.run_id, folder)
+    if recording is not None:
+        return recording
+    if _is_of_here(parent, folder):
+        return False
+    return now_ms() - parent.start_ms < STARTING_S * 1000 or any(
+        is_alive(run, folder, store, backlog) for run in store.children(parent.run_id)
+    )
 
 
 def is_alive(run: TrialRun, folder: Path, store: SweepRuns, backlog: Backlog) -> bool:
     """Whether the training of a trial goes on.
 
-    Exact where the spool can be seen: on this machine, and on a shared disk; and where Slurm knows the job. Of another
-    machine's, its last value decides.
+    Exact where Slurm knows its job, and where its spool can be seen: on this machine, and on a shared disk. Else, as on
+    another machine or in another folder, its last value decides.
 
     Args:
         run: of the trial.
-        folder: where spools are.
+        folder: where spools are, absolute.
         store: where the run is.
         backlog: knows the jobs of Slurm.
 
@@ -54,30 +73,47 @@ def is_alive(run: TrialRun, folder: Path, store: SweepRuns, backlog: Backlog) ->
     """
     if run.status != RUNNING:
         return False
-    recording = is_recording(run.run_id, folder)
-    if recording is not None:
-        return recording
     job = run.tags.get(SLURM_JOB)
     is_over = backlog.is_over(job) if job else None
     if is_over is not None:
         return not is_over
-    if run.tags.get(HOST, socket.gethostname()) == socket.gethostname():
+    recording = _is_recording(run.run_id, folder)
+    if recording is not None:
+        return recording
+    if _is_of_here(run, folder):
         return now_ms() - run.start_ms < STARTING_S * 1000
     return now_ms() - max(run.start_ms, store.last_row_ms(run.run_id)) < SILENT_S * 1000
 
 
 def bury(run_id: str, folder: Path, store: SweepRuns) -> None:
-    """Ship what a dead training has left, and set its run to KILLED.
+    """Ship what a dead training has left, and set its run to KILLED, unless it was over.
+
+    Where its own shipper is still at it after a minute, the end of the run is left to that.
 
     Raises:
         TrackingError: the store does not answer.
     """
     spool = find_spool(run_id, folder)
     if spool is not None:
-        for recovery in recover(spool.path, store.tracking_uri):
-            if recovery.is_complete:
-                return
+        for _ in recover(spool.path, store.tracking_uri):
+            pass
+        if spool.path.exists() and spool.is_claimed():
+            return
     store.end(run_id, Status.KILLED, DIED)
+
+
+def _is_recording(run_id: str, folder: Path) -> bool | None:
+    """Whether a process writes the spool of a run; ``None`` where there is none, or not where it can be seen."""
+    spool = find_spool(run_id, folder)
+    if spool is not None:
+        with contextlib.suppress(OSError):
+            return spool.is_recording()
+    return None
+
+
+def _is_of_here(run: TrialRun, folder: Path) -> bool:
+    """Whether the spool of a run would be seen, if there were one."""
+    return whereabouts(folder).items() <= run.tags.items()
 
 
 def find_spool(run_id: str, folder: Path) -> SpoolFolder | None:

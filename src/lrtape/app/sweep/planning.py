@@ -118,8 +118,11 @@ def plan_sweep(settings: Settings, arguments: Sequence[str], compose: Compose, c
         except Exception as error:  # noqa: BLE001 - whatever a user's own classes raise
             refused[point.name] = sentence(error)
             continue
+        if trial.id in trials:  # the same config in other words; an id of its own, since it is listed
+            trials[f"{trial.id}-{len(trials)}"] = replace(trial, id=f"{trial.id}-{len(trials)}", same_as=trial.id)
+            continue
         original = twins.setdefault(twin, trial.id) if twin else trial.id
-        trials.setdefault(trial.id, replace(trial, same_as=original if original != trial.id else ""))
+        trials[trial.id] = replace(trial, same_as=original if original != trial.id else "")
     if refused:
         raise ConfigError(_refusal(refused, len(points)))
     planned = list(trials.values())

@@ -78,7 +78,10 @@ class Rehearsals:
                 f"`trainer.resume` must be null in a sweep, but is {settings.trainer.resume!r} instead. The same "
                 "command goes on with a sweep, and trains anew what was cut off."
             )
-        data = self._data.setdefault(OmegaConf.to_yaml(cfg.data, resolve=True), build_data(cfg))
+        key = OmegaConf.to_yaml(cfg.data, resolve=True)
+        if key not in self._data:
+            self._data[key] = build_data(cfg)
+        data = self._data[key]
         length, epoch_steps = Length.of(data, settings.trainer), steps_per_epoch(data, settings.trainer)
         self.n_epochs = max(self.n_epochs, length.epochs)
         cfg = resolve_horizons(cfg, length)
@@ -104,11 +107,9 @@ def content_of(cfg: DictConfig) -> dict[str, Any]:
     """What a training computes from: its config, without the machine, the tracking, and labels for people."""
     content = portable(cfg)
     content.pop("tracking")
-    return {key: _unlabelled(value) for key, value in content.items()}
-
-
-def _unlabelled(group: Any) -> Any:
-    return {key: value for key, value in group.items() if key != "name"} if isinstance(group, dict) else group
+    # Of any other group, `name` is an argument.
+    content["scheduler"] = {key: value for key, value in content["scheduler"].items() if key != "name"}
+    return content
 
 
 def hash_of(value: Any) -> str:

@@ -7,19 +7,22 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from lrtape.app.sweep.child import Child
 from lrtape.app.sweep.jobs import Launch
-from lrtape.app.sweep.liveness import DIED, LOOK_S, bury, is_alive
+from lrtape.app.sweep.liveness import DIED, LOOK_S, STARTING_S, bury, is_alive
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.app.sweep.summary import summarize
-from lrtape.errors import LRTapeError
+from lrtape.errors import LRTapeError, TrackingError
 from lrtape.tape import Status
+from lrtape.tracking.sink import RefusedError
 from lrtape.tracking.sweep_runs import SLURM_JOB
 from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
 
 DIED_BEFORE = f"{DIED} before it had a run"
-WIND_UP_S = 20.0
+WIND_UP_S = STARTING_S + 5.0
 """How long the shippers of dead trainings have, to end their runs by themselves."""
+PATIENCE_S = 600.0
+"""How long the store may be away."""
 
 
 class Rounds:
@@ -101,7 +104,7 @@ class Rounds:
                 trial = self._trials[trial_id]
                 error = self._lost.get(trial_id, DIED_BEFORE)
                 self._parent.store.put_failed(
-                    self._parent.run_id, trial.name, Child(self._parent.run_id, trial).tags(), error
+                    self._parent.run_id, trial.name, Child(self._parent.run_id, trial).tags(self._parent.folder), error
                 )
         return self._look()
 
@@ -137,7 +140,11 @@ class Rounds:
         if problem or len(waiting) == len(trials):
             # Where nothing came of it, to launch them once more would change nothing.
             waiting = set(missing) if begun else set()
-        errors = {t.id: str(job._return_value) for t, job in zip(trials, returns, strict=False)}
+        errors = {
+            trial.id: str(job._return_value)
+            for trial, job in zip(trials, returns, strict=False)
+            if job.status == JobStatus.FAILED
+        }
         for trial_id in missing:
             if trial_id not in waiting:
                 self._lost[trial_id] = problem or errors.get(trial_id) or DIED_BEFORE
@@ -156,7 +163,17 @@ class Rounds:
             print(f"{n_finished} of {len(self._trials)} trials are finished already.", flush=True)  # noqa: T201
 
     def _children(self) -> list[TrialRun]:
-        return self._parent.store.children(self._parent.run_id)
+        """Of the sweep's run. A store that is away for a while ends no sweep, whose trainings go on without it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._parent.store.children(self._parent.run_id)
+            except RefusedError:
+                raise
+            except TrackingError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOOK_S)
 
     def _look(self) -> dict[str, TrialRun]:
         return latest_runs(self._children())

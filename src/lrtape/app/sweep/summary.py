@@ -1,5 +1,6 @@
 """A sweep in the terminal: its trials before they are trained, and what came of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -57,7 +58,9 @@ def summarize_returns(plan: SweepPlan, trials: Sequence[Trial], returns: Sequenc
     lines, failed = [], {trial.name: trial.refusal for trial in plan.trials if trial.refusal}
     failed |= {trial.name: "not begun" for trial in trials[len(returns) :]}
     for trial, job in zip(trials, returns, strict=False):
-        if job.status == JobStatus.COMPLETED:
+        if job.status == JobStatus.COMPLETED and not math.isfinite(job.return_value):
+            failed[trial.name] = f"{plan.objective} is {job.return_value}"
+        elif job.status == JobStatus.COMPLETED:
             lines.append(f"{trial.name}  {plan.objective} {job.return_value:.6g}")
         else:
             failed[trial.name] = f"{type(job._return_value).__name__}: {job._return_value}"
