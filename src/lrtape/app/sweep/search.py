@@ -17,10 +17,11 @@ from lrtape.app.sweep.conduct import conduct
 from lrtape.app.sweep.jobs import JobLauncher, Launch, check_sweep, choice_of, composing
 from lrtape.app.sweep.launchers import n_jobs_of, on_interrupt_of
 from lrtape.app.sweep.liveness import DIED, LOOK_S
+from lrtape.app.sweep.optuna_settings import OptunaSettings
 from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
 from lrtape.app.sweep.rounds import Rounds
-from lrtape.app.sweep.search_plan import SearchOptions, describe, plan_search
+from lrtape.app.sweep.search_plan import describe, plan_search
 from lrtape.app.sweep.space import Space
 from lrtape.app.sweep.study import JOURNAL, Study, Suggestion, build_pruner, count_results, sampler_of
 from lrtape.app.sweep.study_link import StudyLink
@@ -37,7 +38,7 @@ def drive_search(
     context: HydraContext,
     task_function: TaskFunction,
     arguments: Sequence[str],
-    options: SearchOptions,
+    options: OptunaSettings,
 ) -> None:
     """Train what a study suggests, as the children of one run, until enough trials have a result.
 
