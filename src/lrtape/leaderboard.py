@@ -129,7 +129,7 @@ class Lead:
     @property
     def is_beyond_noise(self) -> bool:
         """Whether the first is better, and that is known to be more than noise."""
-        return self.interval is not None and self.interval.low > 0
+        return self.gap > 0 and self.interval is not None and self.interval.is_beyond_noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +188,9 @@ class Leaderboard:
     def compare(self, first: Standing, second: Standing) -> Lead:
         """How far `first` is ahead of `second`, both of which have finished seeds."""
         better, worse = (first, second) if self.direction == MAX else (second, first)
-        gap = statistics.mean(better.scores) - statistics.mean(worse.scores)
-        return Lead(first, second, gap, difference(better.scores, worse.scores))
+        interval = difference(better.scores, worse.scores)
+        gap = statistics.mean(better.scores) - statistics.mean(worse.scores) if interval is None else interval.mean
+        return Lead(first, second, gap, interval)
 
     def rivals(self) -> list[Standing]:
         """Who cannot be told apart from the winner, or, for want of seeds, might not; best first."""

@@ -23,7 +23,7 @@ from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import RUNNING, SWEEPS
+from lrtape.trials import RUNNING
 
 
 class Parent:
@@ -117,11 +117,6 @@ def _params(plan: SweepPlan, settings: Settings) -> Mapping[str, str]:
         "sweep.seeds": str(settings.sweep.seeds),
         **{f"sweep.{key.lstrip('+')}": ", ".join(texts) for key, texts in plan.swept.items()},
     }
-
-
-def folder_of(plan: SweepPlan, settings: Settings) -> Path:
-    """Of what belongs to a sweep."""
-    return Path(settings.tracking.folder) / SWEEPS / plan.id
 
 
 def trial_tags(plan: SweepPlan) -> dict[str, str]:
