@@ -26,6 +26,7 @@ LAYERS = [
         "reasons",
         "snapshot",
         "noise",
+        "standing",
     ],
     [
         "recorder",

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrtape.leaderboard import PRUNED, REFUSED, WAITING, Leaderboard, rank
+from lrtape.leaderboard import Leaderboard, rank
+from lrtape.standing import PRUNED, REFUSED, WAITING
 from lrtape.tape import Status
 from lrtape.trials import RUNNING, Trial, TrialRun
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lrtape.tape import Status
 
@@ -12,6 +13,11 @@ MIN, MAX = "min", "max"
 """Directions: whether the lowest or the highest objective is best."""
 SWEEPS = "sweeps"
 """In the tracking folder: a folder for each sweep, called by its id."""
+
+
+def folder_of_sweep(folder: Path, sweep_id: str) -> Path:
+    """Of what belongs to a sweep, in the tracking folder."""
+    return folder / SWEEPS / sweep_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,6 @@ class TrialRun:
         verdict: what lrtape thinks of its learning rates; empty where it was not asked.
         start_ms: Unix time.
         end_ms: Unix time; ``None`` while it runs.
-        metrics: the last value of each metric, by key.
         tags: all of the run.
         pruned: why a search has ended it before its last epoch; empty where none has.
     """
@@ -81,7 +86,6 @@ class TrialRun:
     verdict: str = ""
     start_ms: int = 0
     end_ms: int | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     pruned: str = ""
 

@@ -9,19 +9,15 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from lrtape.app.sweep.optuna_settings import OptunaSettings
+
 
 @dataclass
-class OptunaSweeperConfig:
-    """What can be set, as ``hydra.sweeper.n_trials=40``; ``docs/optuna.md`` says what each key means."""
+class OptunaSweeperConfig(OptunaSettings):
+    """What can be set: ``hydra.sweeper.n_trials`` and so on."""
 
     _target_: str = "hydra_plugins.lrtape.optuna_sweeper.OptunaSweeper"
     _recursive_: bool = False  # the jobs build the pruner, too
-    n_trials: int = 20
-    n_jobs: int | None = None
-    sampler: Any = "tpe"
-    pruner: Any = "none"
-    seed: int = 0
-    max_failed: int | None = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="lrtape_optuna", node=OptunaSweeperConfig, provider="lrtape")
@@ -30,15 +26,8 @@ ConfigStore.instance().store(group="hydra/sweeper", name="lrtape_optuna", node=O
 class OptunaSweeper(Sweeper):
     """Trains what a study of optuna's suggests, as the children of one run."""
 
-    def __init__(
-        self, n_trials: int, n_jobs: int | None, sampler: Any, pruner: Any, seed: int, max_failed: int | None
-    ) -> None:
-        self.n_trials = n_trials
-        self.n_jobs = n_jobs
-        self.sampler = _plain(sampler)
-        self.pruner = _plain(pruner)
-        self.seed = seed
-        self.max_failed = max_failed
+    def __init__(self, **settings: Any) -> None:
+        self.settings = OptunaSettings(**{name: _plain(value) for name, value in settings.items()})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra, before `sweep`."""
@@ -57,12 +46,10 @@ class OptunaSweeper(Sweeper):
         require_optuna()
 
         from lrtape.app.sweep.search import drive_search
-        from lrtape.app.sweep.search_plan import SearchOptions
 
         assert self.config is not None  # noqa: S101 - Hydra has called setup
         assert self.hydra_context is not None  # noqa: S101
-        options = SearchOptions(self.n_trials, self.n_jobs, self.sampler, self.pruner, self.seed, self.max_failed)
-        return drive_search(self.config, self.hydra_context, self.task_function, arguments, options)
+        return drive_search(self.config, self.hydra_context, self.task_function, arguments, self.settings)
 
 
 def _plain(node: Any) -> Any:

@@ -1,18 +1,16 @@
 """What a training would do with its learning rates, without training: one schedule, or a grid of them."""
 
 import itertools
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from lrtape.app.config import check as check_config
+from lrtape.app.sweep.grid import SEED, expand
 from lrtape.checks.registry import check
 from lrtape.errors import ConfigError
 from lrtape.lines import format_lr
@@ -23,8 +21,6 @@ MAX_SCHEDULES = 12
 """More curves cannot be told apart."""
 HOLD = "..."
 """After the last of some made-up metrics: it goes on."""
-
-_SHORT = re.compile(r"^(?:scheduler|optimizer|trainer|param_groups)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,27 +146,15 @@ def _grid(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
         ConfigError: there are too many.
         HydraException: an override is none.
     """
-    choices: list[list[str]] = []
-    swept: list[bool] = []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        sweeps = override.is_sweep_override()
-        swept.append(sweeps)
-        if sweeps:
-            key = override.get_key_element()
-            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([override.input_line or ""])
-    n_points = math.prod(map(len, choices))
-    if n_points > MAX_SCHEDULES:
+    points, seeds = expand((), overrides)
+    n_schedules = len(points) * max(1, len(seeds))
+    if n_schedules > MAX_SCHEDULES:
         raise ConfigError(
             f"the overrides must make at most {MAX_SCHEDULES} schedules, to be seen in one picture, but make "
-            f"{n_points} instead. Give fewer values."
+            f"{n_schedules} instead. Give fewer values."
         )
-    grid = []
-    for point in itertools.product(*choices):
-        parts = [text for text, sweeps in zip(point, swept, strict=True) if sweeps]
-        # The choice of a group needs no name: scheduler=steplr is steplr.
-        names = [part if "." in part.partition("=")[0] else part.partition("=")[2] for part in parts]
-        label = " ".join(_SHORT.sub("", name) for name in names)
-        grid.append((label, list(point)))
-    return grid
+    own = [f"{SEED}={seed}" for seed in seeds]
+    return [
+        (f"{point.name} {seed if len(own) > 1 else ''}".strip(), [*point.overrides, *filter(None, [seed])])
+        for point, seed in itertools.product(points, own or [""])
+    ]

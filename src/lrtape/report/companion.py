@@ -46,7 +46,10 @@ class ReportCompanion:
                 start_new_session=True,  # Ctrl-C is for the sweep
             )
 
-    def stop(self) -> None:
+    def __enter__(self) -> "ReportCompanion":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End it, whatever it is at: the driver makes the last report."""
         if self._process is None:
             return
@@ -56,9 +59,3 @@ class ReportCompanion:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-    def __enter__(self) -> "ReportCompanion":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

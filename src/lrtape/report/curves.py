@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrtape.errors import LRTapeError
-from lrtape.leaderboard import Standing
 from lrtape.picture import corners_of
+from lrtape.standing import Standing
 from lrtape.tape import Tape
 from lrtape.tape_file import read_tape
 from lrtape.tracking.history import History

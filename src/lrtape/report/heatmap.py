@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lrtape.leaderboard import REFUSED, SCHEDULER, Leaderboard, Standing
+from lrtape.leaderboard import SCHEDULER, Leaderboard
 from lrtape.report.palette import DPI, MAX_WIDTH_INCHES, WINNER, Palette
 from lrtape.report.verdict import rounded
+from lrtape.standing import REFUSED, Standing
 from lrtape.tape import Status
 
 MAX_CELLS = 12

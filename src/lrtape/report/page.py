@@ -22,10 +22,12 @@ _MAX_ERROR_CHARACTERS = 200
 _MAX_COMMAND_CHARACTERS = 900
 _LINE_CHARACTERS = 100
 
+LR_CURVES, HEATMAP, EFFECTS = "lr_curves.png", "heatmap.png", "effects.png"
+"""Pictures among the artifacts."""
 _CAPTIONS = {
-    "lr_curves.png": "Learning rates",
-    "heatmap.png": "Heat map",
-    "effects.png": "Effect of each value",
+    LR_CURVES: "Learning rates",
+    HEATMAP: "Heat map",
+    EFFECTS: "Effect of each value",
 }
 
 

@@ -10,14 +10,14 @@ from lrtape.errors import LRTapeError
 from lrtape.leaderboard import Leaderboard, rank
 from lrtape.report import table
 from lrtape.report.curves import CurveReader
-from lrtape.report.page import page
+from lrtape.report.page import EFFECTS, HEATMAP, LR_CURVES, page
 from lrtape.report.verdict import n_wanted, result, schedule_verdict, verdict
 from lrtape.report.winner import FILE, command_of, config_of, representative
 from lrtape.tracking.find_sweep import REPORT_FOLDER, find_sweep
 from lrtape.tracking.history import History
 from lrtape.tracking.mlflow_run import LOGGED_TABLES, NOTE, MlflowRun
 from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, SweepRuns
-from lrtape.trials import SWEEPS, SweepRun, TrialRun
+from lrtape.trials import SweepRun, TrialRun, folder_of_sweep
 
 RESOLVED = "config/resolved.yaml"
 """Among the artifacts of a training: its config."""
@@ -85,7 +85,7 @@ class Reporter:
         self._run = MlflowRun.join(sweep.run_id, tracking_uri)
         self._runs = SweepRuns(tracking_uri, sweep.experiment)
         self._curves = CurveReader(tracking_uri)
-        self.folder = folder / SWEEPS / sweep.sweep_id
+        self.folder = folder_of_sweep(folder, sweep.sweep_id)
 
     def look(self) -> Look:
         """Ask the store. A few requests.
@@ -135,9 +135,9 @@ class Reporter:
 
         curves = self._curves.read(board.standings)
         painters: dict[str, Callable[[Path], bool]] = {
-            "lr_curves.png": lambda path: draw_lr_curves(path, board, curves),
-            "heatmap.png": lambda path: draw_heatmap(path, board),
-            "effects.png": lambda path: draw_effects(path, board),
+            LR_CURVES: lambda path: draw_lr_curves(path, board, curves),
+            HEATMAP: lambda path: draw_heatmap(path, board),
+            EFFECTS: lambda path: draw_effects(path, board),
         }
         drawn = []
         for name, draw in painters.items():

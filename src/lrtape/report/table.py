@@ -6,8 +6,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from lrtape.leaderboard import Leaderboard, Standing
+from lrtape.leaderboard import Leaderboard
 from lrtape.report.verdict import result
+from lrtape.standing import Standing
 from lrtape.tape import Status
 
 MAX_NOTE_CHARACTERS = 100

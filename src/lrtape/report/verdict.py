@@ -1,7 +1,8 @@
 """What a sweep has found out, in sentences: which point is best, by how much, and whether that is more than noise."""
 
-from lrtape.leaderboard import SCHEDULER, Lead, Leaderboard, Standing
+from lrtape.leaderboard import SCHEDULER, Lead, Leaderboard
 from lrtape.noise import CONFIDENCE
+from lrtape.standing import Standing
 from lrtape.trials import RUNNING, SweepRun
 
 _MAX_SCHEDULES = 12

@@ -1,14 +1,13 @@
 """The runs of a sweep in MLflow: a parent, and one child for each trial that was begun."""
 
 import json
-import time
 from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from lrtape.tape import Status
+from lrtape.tape import Status, now_ms
 from lrtape.tracking.mlflow_run import ERROR, MAX_ERROR_CHARACTERS, VERDICT
 from lrtape.tracking.store import asking, experiment_id, opening
 from lrtape.tracking.uri import mask_credentials
@@ -140,7 +139,7 @@ class SweepRuns:
         with asking(self.tracking_uri):
             run = self._client.create_run(
                 self._experiment_id,
-                start_time=time.time_ns() // 1_000_000,
+                start_time=now_ms(),
                 tags={**tags, MLFLOW_PARENT_RUN_ID: parent_run_id},
                 run_name=name,
             )
@@ -167,7 +166,6 @@ def trial_run(run: Run) -> TrialRun:
         tags.get(VERDICT, ""),
         run.info.start_time,
         run.info.end_time,
-        dict(run.data.metrics),
         tags,
         tags.get(PRUNED, ""),
     )

@@ -26,7 +26,7 @@ from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import SWEEPS, Trial, TrialRun, latest_runs
+from lrtape.trials import Trial, TrialRun, folder_of_sweep, latest_runs
 
 LOCK = "lock"
 """In the folder of a sweep: held by its driver."""
@@ -83,7 +83,7 @@ class Parent:
         """
         tracking = settings.tracking
         uri, folder = str(tracking.uri), Path(tracking.folder)
-        sweep_folder = folder / SWEEPS / plan.id
+        sweep_folder = folder_of_sweep(folder, plan.id)
         lock = _lock(sweep_folder, plan.title)
         try:
             store = SweepRuns(uri, tracking.experiment)
@@ -204,11 +204,6 @@ def _params(plan: SweepPlan, settings: Settings) -> Mapping[str, str]:
         "sweep.seeds": str(settings.sweep.seeds),
         **{f"sweep.{key.lstrip('+')}": ", ".join(texts) for key, texts in plan.swept.items()},
     }
-
-
-def folder_of(plan: SweepPlan, settings: Settings) -> Path:
-    """Of what belongs to a sweep."""
-    return Path(settings.tracking.folder) / SWEEPS / plan.id
 
 
 def trial_tags(plan: SweepPlan) -> dict[str, str]:

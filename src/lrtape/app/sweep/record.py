@@ -7,7 +7,7 @@ import msgspec
 
 from lrtape.errors import ConfigError
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import SWEEPS
+from lrtape.trials import SWEEPS, folder_of_sweep
 
 _FILE = "sweep.json"
 
@@ -31,7 +31,7 @@ class SweepRecord(msgspec.Struct, frozen=True):
 
     def save(self, folder: Path) -> Path:
         """Write it, into a folder of its own in the tracking folder; returns that folder."""
-        own = folder / SWEEPS / self.id
+        own = folder_of_sweep(folder, self.id)
         own.mkdir(parents=True, exist_ok=True)
         (own / _FILE).write_text(mask_credentials(msgspec.json.format(msgspec.json.encode(self).decode())))
         return own

@@ -1,7 +1,7 @@
 """The loop of a sweep: who is done, who is still at it, who is next."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
 
@@ -134,20 +134,7 @@ class Rounds:
             cut = {key for key in begun if not runs[key].is_finished and runs[key].status != Status.FAILED}
             self._alone |= cut
             self._tried -= cut
-        missing = [trial.id for trial in trials if trial.id not in begun]
-        # In the end, some launchers say which trials were never begun, as a process died that should have trained more.
-        waiting = {t.id for t, job in zip(trials, returns, strict=False) if job.status == JobStatus.UNKNOWN}
-        if problem or len(waiting) == len(trials):
-            # Where nothing came of it, to launch them once more would change nothing.
-            waiting = set(missing) if begun else set()
-        errors = {
-            trial.id: str(job._return_value)
-            for trial, job in zip(trials, returns, strict=False)
-            if job.status == JobStatus.FAILED
-        }
-        for trial_id in missing:
-            if trial_id not in waiting:
-                self._lost[trial_id] = problem or errors.get(trial_id) or DIED_BEFORE
+        self._lost |= _lost_of(trials, begun, returns, problem)
 
     def _has_failed(self) -> bool:
         runs = self._look()
@@ -183,6 +170,36 @@ class Rounds:
 
     def _bury(self, run: TrialRun) -> None:
         bury(run.run_id, self._parent.folder, self._parent.store)
+
+
+def _lost_of(
+    trials: Sequence[Trial], begun: Collection[str], returns: Sequence[JobReturn], problem: str
+) -> dict[str, str]:
+    """Which trials of a batch were not begun, and will not be: why, by their ids. The others are launched once more.
+
+    The launchers tell of a process that has died each in its own way:
+
+    - Hydra's own, one at a time, trains in this process. Whatever it returns was begun, or has failed before.
+    - joblib ends all workers when one dies, and raises. Whatever was not begun by then has done nothing wrong.
+    - Slurm returns UNKNOWN for what a job did not come to before it died, and FAILED for what somebody has cancelled.
+    - Ray has a process for each trial, and returns FAILED for one that has died.
+
+    Args:
+        trials: of the batch.
+        begun: the ids of those that have a run.
+        returns: of each trial; nothing where the launcher has raised.
+        problem: what it has raised; empty for nothing.
+    """
+    missing = [trial.id for trial in trials if trial.id not in begun]
+    if problem:
+        waiting = set(missing)
+    else:
+        waiting = {t.id for t, job in zip(trials, returns, strict=False) if job.status == JobStatus.UNKNOWN}
+    if not begun and (problem or len(waiting) == len(trials)):
+        waiting = set()  # nothing came of it, and to launch them once more would change nothing
+    failed = [(t, job) for t, job in zip(trials, returns, strict=False) if job.status == JobStatus.FAILED]
+    errors = {trial.id: str(job._return_value) for trial, job in failed}
+    return {trial_id: problem or errors.get(trial_id) or DIED_BEFORE for trial_id in missing if trial_id not in waiting}
 
 
 def _is_through(run: TrialRun | None, job: str) -> bool:

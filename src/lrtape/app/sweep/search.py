@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
@@ -17,17 +18,18 @@ from lrtape.app.sweep.conduct import conduct
 from lrtape.app.sweep.jobs import JobLauncher, Launch, check_sweep, choice_of, composing
 from lrtape.app.sweep.launchers import n_jobs_of, on_interrupt_of
 from lrtape.app.sweep.liveness import DIED, LOOK_S
-from lrtape.app.sweep.parent import Parent, folder_of, trial_tags
+from lrtape.app.sweep.optuna_settings import OptunaSettings
+from lrtape.app.sweep.parent import Parent, trial_tags
 from lrtape.app.sweep.planning import Planner, SweepPlan
 from lrtape.app.sweep.rounds import Rounds
-from lrtape.app.sweep.search_plan import SearchOptions, describe, plan_search
+from lrtape.app.sweep.search_plan import describe, plan_search
 from lrtape.app.sweep.space import Space
 from lrtape.app.sweep.study import JOURNAL, Study, Suggestion, build_pruner, count_results, sampler_of
 from lrtape.app.sweep.study_link import StudyLink
 from lrtape.app.sweep.summary import summarize
 from lrtape.errors import ConfigError
 from lrtape.tracking import sweep_runs
-from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
+from lrtape.trials import RUNNING, Trial, TrialRun, folder_of_sweep, latest_runs
 
 REMEDY = "The same command trains others in their place."
 
@@ -37,7 +39,7 @@ def drive_search(
     context: HydraContext,
     task_function: TaskFunction,
     arguments: Sequence[str],
-    options: SearchOptions,
+    options: OptunaSettings,
 ) -> None:
     """Train what a study suggests, as the children of one run, until enough trials have a result.
 
@@ -73,7 +75,7 @@ def drive_search(
         print(describe(plan, spaces, options))  # noqa: T201 - a command
         return
     launch = JobLauncher.of(config, context, task_function, settings, n_jobs)
-    journal = folder_of(plan, settings) / JOURNAL
+    journal = folder_of_sweep(Path(settings.tracking.folder), plan.id) / JOURNAL
     callback = SweepCallback.of(context)
 
     def has_more(run_id: str) -> bool:

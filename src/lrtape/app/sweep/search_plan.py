@@ -3,11 +3,12 @@
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lrtape.app.config import Settings, sentence
 from lrtape.app.sweep.grid import Point
+from lrtape.app.sweep.optuna_settings import OptunaSettings
 from lrtape.app.sweep.planning import SEARCH, Planner, SweepPlan
 from lrtape.app.sweep.space import Choice, Space, read_spaces
 from lrtape.errors import ConfigError
@@ -17,42 +18,6 @@ MAX_COMBINATIONS = 100
 """Of chosen config groups that are tried beforehand."""
 N_DRAWS = 8
 """Points that are tried, at random, where those on the diagonal of a space cannot be built."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchOptions:
-    """What ``hydra.sweeper`` says of a search.
-
-    Attributes:
-        n_trials: how many trials shall have a result.
-        n_jobs: how many are suggested and launched at a time; ``None`` for as many as the launcher has jobs.
-        sampler: suggests: a name, or a mapping with a ``_target_``.
-        pruner: prunes: likewise.
-        seed: of the suggestions.
-        max_failed: how many trials may fail before no more are begun; ``None`` for any number.
-    """
-
-    n_trials: int
-    n_jobs: int | None
-    sampler: Any
-    pruner: Any
-    seed: int
-    max_failed: int | None
-
-    def check(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            ConfigError: a number is too low.
-        """
-        for name, value, least in (
-            ("n_trials", self.n_trials, 1),
-            ("n_jobs", self.n_jobs, 1),
-            ("seed", self.seed, 0),
-            ("max_failed", self.max_failed, 0),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"`hydra.sweeper.{name}` must be at least {least}, but is {value} instead.")
 
 
 def plan_search(
@@ -92,15 +57,15 @@ def plan_search(
     return plan, spaces
 
 
-def describe(plan: SweepPlan, spaces: Sequence[Space], options: SearchOptions) -> str:
+def describe(plan: SweepPlan, spaces: Sequence[Space], settings: OptunaSettings) -> str:
     """The search in the terminal, before it is begun."""
     lines = []
     for space in spaces:
         lines += [f"{space.name}:"] if space.name else []
         lines += [f"  {key}: {axis}" for key, axis in space.axes.items()]
     lines.append(
-        f"{plan.title}: {options.n_trials} trials, suggested by {_name(options.sampler)}, pruned by "
-        f"{_name(options.pruner)}; best is the {plan.direction} of {plan.objective}. Sweep {plan.id}."
+        f"{plan.title}: {settings.n_trials} trials, suggested by {_name(settings.sampler)}, pruned by "
+        f"{_name(settings.pruner)}; best is the {plan.direction} of {plan.objective}. Sweep {plan.id}."
     )
     return "\n".join(lines)
 

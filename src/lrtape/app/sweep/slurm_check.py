@@ -4,11 +4,9 @@ import importlib.util
 import shutil
 import subprocess
 
+from lrtape.app.sweep.slurm_queue import ANSWER_S
 from lrtape.app.sweep.slurm_settings import ON_INTERRUPT, SlurmSettings
 from lrtape.errors import ConfigError
-
-ANSWER_S = 60.0
-"""How long a command of Slurm's may take."""
 
 
 def check_slurm(settings: SlurmSettings, n_trials: int) -> None:
