@@ -1,6 +1,8 @@
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +38,33 @@ def store(fresh_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     shutil.copy(fresh_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def start_process(tmp_path: Path) -> Iterator["Callable[..., subprocess.Popen[str]]"]:
+    """Starts a command in a session of its own, in `tmp_path`; environment variables by keyword. Ends it afterwards."""
+    started = []
+
+    def begin(*command: str, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | environment,
+            start_new_session=True,
+            # A test that is run in the background ignores Ctrl-C, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Sweeps as a person runs them: real commands on fresh stores, drivers that are really killed, every row compared."""
 
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,31 +59,10 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts `lrtape train -m` in a session of its own, in a folder with a user's module and no store at all."""
+def start(tmp_path: Path, start_process: Start) -> Start:
+    """Starts `lrtape train -m`, in a folder with a user's module and no store at all."""
     (tmp_path / "my_data.py").write_text(textwrap.dedent(MY_DATA))
-    started = []
-
-    def begin(*overrides: str, **environment: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [LRTAPE, "train", "-m", *TINY, *overrides],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | environment,
-            start_new_session=True,
-            # A test that is run in the background ignores Ctrl-C, and so would its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    return lambda *overrides, **environment: start_process(LRTAPE, "train", "-m", *TINY, *overrides, **environment)
 
 
 @pytest.fixture
