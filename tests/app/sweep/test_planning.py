@@ -1,41 +1,23 @@
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+import torch
 
-from lrtape.app.config import check
-from lrtape.app.sweep.planning import Planner, SweepPlan, plan_sweep
-from lrtape.app.sweep.search_plan import plan_search
+from lrtape.app.sweep.planning import SweepPlan
 from lrtape.errors import ConfigError
 
-Compose = Callable[..., DictConfig]
 Plan = Callable[..., SweepPlan]
 
 
-@pytest.fixture
-def plan(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Plans a sweep as its driver does: `plan("scheduler=steplr", "scheduler.gamma=0.1,0.5")`; grids by keyword."""
-    monkeypatch.chdir(tmp_path)
+class Named(torch.nn.Linear):
+    """A user's own model, which is chosen by a name."""
 
-    def make(*arguments: str, grids: Sequence[object] = (), base: Sequence[str] = ()) -> SweepPlan:
-        settings = check(compose(*base), tmp_path)
-        settings.sweep.grids = list(grids)
-        return plan_sweep(settings, [*base, *arguments], lambda overrides: compose(*overrides))
+    def __init__(self, name: str) -> None:
+        super().__init__(64, 10)
+        self.name = name
 
-    return make
-
-
-def test_a_sweep_is_called_by_the_config_that_was_chosen(compose: Compose, tmp_path: Path) -> None:
-    """A grid and a search alike; what was chosen is known by its content, not by its name."""
-    settings = check(compose("sweep=optuna_steplr"), tmp_path)
-    planner = Planner(settings, lambda overrides: compose(*overrides))
-    called, _ = plan_search(settings, [], planner, "optuna_steplr")
-    plain, _ = plan_search(settings, [], planner)
-
-    assert called.title == "search optuna_steplr"
-    assert plain.title == "search gamma x step_size x lr"
-    assert called.id == plain.id
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return super().forward(pictures.flatten(1))
 
 
 def equal(plan: SweepPlan) -> dict[str, str]:
@@ -61,6 +43,24 @@ def test_a_trial_is_known_by_its_config(plan: Plan) -> None:
     both = plan("scheduler=steplr", "scheduler.gamma=0.1,0.5").trials
 
     assert [trial.id == alone.id for trial in both] == [False, True]
+
+
+def test_only_a_label_is_no_part_of_a_trial(plan: Plan) -> None:
+    """`name` is a label in `scheduler`, and an argument in any other group: there it makes another trial."""
+    trials = plan("~model", "+model._target_=test_planning.Named", "+model.name=small,large").trials
+
+    assert len({trial.id for trial in trials}) == 2
+    assert all(trial.is_trained for trial in trials)
+
+
+def test_one_config_in_other_words_is_named_and_linked(plan: Plan) -> None:
+    """On another device it is the same training: the point is listed, and says which one it equals."""
+    assert equal(plan("scheduler=steplr", "trainer.device=cpu,auto")) == {"device=auto": "device=cpu"}
+
+
+def test_only_the_trainings_own_seed_is_called_so(plan: Plan) -> None:
+    """A seed of the data is a value like any other, and keeps its whole name."""
+    assert [trial.name for trial in plan("data.seed=1,2").trials] == ["data.seed=1", "data.seed=2"]
 
 
 def test_seeds_repeat_every_point(plan: Plan) -> None:
