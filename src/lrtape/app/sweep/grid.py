@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from lrtape.errors import ConfigError
+from lrtape.tracking.uri import mask_credentials
 
 SEED = "seed"
 """The key of the config that makes repetitions of a point differ."""
@@ -72,7 +73,7 @@ def expand(grids: Sequence[Any], arguments: Sequence[str]) -> tuple[list[Point],
     short = short_names(swept)
     points = []
     for combination in unique:
-        shown = {key: unquoted(combination[key]) for key in swept if key in combination}
+        shown = {key: mask_credentials(unquoted(combination[key])) for key in swept if key in combination}
         name = " ".join(label(key, text, short[key]) for key, text in shown.items())
         points.append(Point((*deleted, *(f"{key}={text}" for key, text in combination.items())), shown, name))
     return points, seeds

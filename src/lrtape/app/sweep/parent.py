@@ -26,7 +26,7 @@ from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
-from lrtape.trials import Trial, TrialRun, folder_of_sweep, latest_runs
+from lrtape.trials import TrialRun, folder_of_sweep, latest_runs
 
 LOCK = "lock"
 """In the folder of a sweep: held by its driver."""
@@ -100,7 +100,7 @@ class Parent:
             try:
                 run.set_tags({**trial_tags(plan), **whereabouts(folder), sweep_runs.COMMAND: mask_credentials(command)})
                 if plan.trials:  # of a search, only its tags tell
-                    run.log_text(msgspec.json.encode([_masked(trial) for trial in plan.trials]).decode(), PLANNED)
+                    run.log_text(_list_of(plan), PLANNED)
                 SweepRecord(plan.id, run.run_id, plan.title, sys.argv[1:], str(Path.cwd())).save(folder)
                 session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
             except BaseException as error:  # Ctrl-C, too, shall leave no run that is RUNNING for ever
@@ -189,12 +189,10 @@ def _is_unfinished(
     return any(trial.is_trained and trial.id not in runs for trial in plan.trials) or has_more(found.run_id)
 
 
-def _masked(trial: Trial) -> Trial:
-    return replace(
-        trial,
-        overrides=tuple(map(mask_credentials, trial.overrides)),
-        values={key: mask_credentials(text) for key, text in trial.values.items()},
-    )
+def _list_of(plan: SweepPlan) -> str:
+    """Every trial, as JSON; its name and its values hold no credentials, but its overrides may."""
+    trials = [replace(trial, overrides=tuple(map(mask_credentials, trial.overrides))) for trial in plan.trials]
+    return msgspec.json.encode(trials).decode()
 
 
 def _params(plan: SweepPlan, settings: Settings) -> Mapping[str, str]:
