@@ -293,6 +293,18 @@ def test_a_frozen_group_has_no_rows_until_it_is_thawed() -> None:
     assert keys_of(memory.frames) == [["lr/a"], ["lr/a", "lr/b"], ["lr/a"]]
 
 
+def test_a_flag_that_is_taken_away_thaws() -> None:
+    """`group.pop("frozen")` is as good as setting it to false: the recording goes on, of every group."""
+    optimizer = torch.optim.SGD(two_groups(frozen=True, lr=0.5), lr=1.0)
+    recorder, memory = recording(optimizer)
+    optimizer.step()
+    del optimizer.param_groups[1]["frozen"]
+    optimizer.step()
+
+    assert memory.lrs == [[1.0], [1.0, 0.5]]
+    assert recorder.steps == 2
+
+
 def test_a_frozen_group_keeps_its_key_from_others() -> None:
     """A group that is added while another one is frozen does not get its name; a loaded state is the same group."""
     optimizer = torch.optim.SGD(two_groups(frozen=True, lr=0.5), lr=1.0)

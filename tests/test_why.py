@@ -7,6 +7,7 @@ import torch
 from torch.optim import SGD, Optimizer
 from torch.optim import lr_scheduler as schedulers
 
+from lrtape import schedules
 from lrtape.errors import ConfigError
 from lrtape.plan import Plan
 from lrtape.simulation import plan_of
@@ -111,14 +112,21 @@ def test_a_change_has_its_reason(kind: str) -> None:
 )
 def test_our_schedules_have_theirs(name: str, step: int, expected: str) -> None:
     """Warm-up and decay are told apart by the way the lr goes."""
-    from lrtape import schedules
-
     arguments: dict[str, Any] = {"warmup_iters": 5}
     arguments |= {} if name == "inverse_sqrt" else {"total_iters": 60}
     arguments |= {"decay_iters": 10} if name == "wsd" else {}
     plan = planned(lambda o: getattr(schedules, name)(o, **arguments), _target_=OURS + name, **arguments)
 
     assert expected in reason(plan, step)
+
+
+def test_a_schedule_that_ends_above_the_lr_rises() -> None:
+    """A warm-up may come from above, and the way to the end may go up: neither is somebody else's change."""
+    arguments: dict[str, Any] = {"warmup_iters": 5, "total_iters": 60, "start_factor": 2.0, "end_factor": 3.0}
+    plan = planned(lambda o: schedules.warmup_linear(o, **arguments), _target_=OURS + "warmup_linear", **arguments)
+
+    assert "warm-up, step 3 of 5 (warmup_iters)" in reason(plan, 3)
+    assert "rise, step 30 of 60 (total_iters)" in reason(plan, 30)
 
 
 def test_an_epoch_is_counted_in_epochs() -> None:
@@ -187,10 +195,13 @@ def test_every_change_of_a_plateau_is_explained(config: dict[str, Any]) -> None:
 
 
 def test_a_plateau_without_its_metric_says_what_the_config_says() -> None:
-    """The metric may not have been recorded."""
+    """The metric may not have been recorded; where it has a value for each step, the scheduler was given another."""
     tape, plan = plateau([0.5, 0.5, 0.5], patience=0)
+    losses = Tape([Point("val/loss", step, step, 1.0 - step / 100) for step in range(15)])
 
     assert "val/loss had not improved for more than 0 epochs" in why(tape.lr, "lr/a", 10, plan)
+    per_step = Tape.union([tape.lr, losses])
+    assert "val/loss had not improved for more than 0 epochs" in why(per_step, "lr/a", 10, plan)
 
 
 def changed_by_hand(step: int, lr: float) -> tuple[Tape, Plan]:

@@ -27,6 +27,7 @@ class Plan:
             Empty where nobody knows.
         simulated: what this training would record; see `lrtape.simulate`.
         skipped_steps: number of optimizer steps that a GradScaler skipped; ``None`` where nobody knows.
+        calls_made: how often the scheduler was stepped before the first one of these steps.
 
     Raises:
         ConfigError: a length is not a whole number >= 1, the interval is unknown, or epochs have no length.
@@ -39,6 +40,7 @@ class Plan:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     simulated: Tape | None = None
     skipped_steps: int | None = None
+    calls_made: int = 0
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "steps_per_epoch", "accumulate_grad_batches"):

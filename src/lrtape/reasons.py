@@ -1,12 +1,12 @@
 """What a scheduler did in one of its calls, in the words of its config."""
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lrtape.plan import Plan, kind_of, label_of
-from lrtape.tape import Tape
+from lrtape.tape import Series, Tape
 
 
 class Call(NamedTuple):
@@ -128,16 +128,16 @@ def _swa_lr(call: Call) -> str:
 
 
 def _with_warmup(call: Call) -> str:
-    if call.number <= call.get("warmup_iters") and call.rises:
+    if call.number <= call.get("warmup_iters"):
         return f"warm-up, {call.of('warmup_iters')}"
-    if call.number > call.get("total_iters", math.inf) or call.rises:
+    if call.number > call.get("total_iters", math.inf):
         return ""
     begins = call.get("total_iters") - call.get("decay_iters")
     if kind_of(call.config) == "wsd" and call.number <= begins:
         return ""
     if kind_of(call.config) == "inversesqrt":
         return f"decay with the inverse square root, at {call.place}"
-    return f"decay, {call.of('total_iters')}"
+    return f"{'rise' if call.rises else 'decay'}, {call.of('total_iters')}"
 
 
 def _sequential(call: Call) -> str:
@@ -162,12 +162,14 @@ def _plateau(call: Call) -> str:
     """The schedule's own rule, on what the tape has of its metric."""
     patience, monitor = call.get("patience", 10), str(call.config.get("monitor") or "the metric")
     factor = call.get("factor", 0.1)
-    if monitor not in call.tape:
+    given = call.tape.get(monitor, Series())
+    if not given or bisect_left(given.steps, call.step) > call.number:
+        # Nobody has recorded what the scheduler was given; of train/loss, which has a value for each step, the mean.
         return f"{monitor} had not improved for more than {patience:g} epochs (patience; factor {factor:g})"
     is_max, threshold = call.config.get("mode") == "max", call.get("threshold", 1e-4)
     best, n_bad, cooldown, reduced = -math.inf if is_max else math.inf, 0, 0.0, False
     since = best
-    for step, value in zip(call.tape[monitor].steps, call.tape[monitor].values, strict=True):
+    for step, value in zip(given.steps, given.values, strict=True):
         if step >= call.step:
             break
         if _is_better(value, best, is_max, threshold, call.config.get("threshold_mode") != "abs"):

@@ -116,7 +116,7 @@ class Recorder:
         try:
             if self._groups_changed(optimizer.param_groups):
                 self._name_groups(self._keys.reserve_numbered)
-            elif self._flagged and self._frozen != [group[FROZEN] for group in self._flagged]:
+            elif self._flagged and self._frozen != [group.get(FROZEN) for group in self._flagged]:
                 self._leave_out_frozen()
             # float() copies: a tensor lr is changed in place by its scheduler.
             self._lrs = [float(group["lr"]) for group in self._moving]
@@ -155,7 +155,7 @@ class Recorder:
         self._leave_out_frozen()
 
     def _leave_out_frozen(self) -> None:
-        self._frozen = [group[FROZEN] for group in self._flagged]
+        self._frozen = [group.get(FROZEN) for group in self._flagged]
         moves = [not group.get(FROZEN) for group in self._param_groups]
         self._moving = list(compress(self._param_groups, moves))
         self.moving_groups = tuple(compress(self.groups, moves))

@@ -160,7 +160,8 @@ def plan_of(
     simulated = None
     if metrics is not None or not _takes_metric(scheduler):
         simulated = simulate(optimizer, scheduler, length, metrics=metrics, model=model)
-    return Plan(n_steps, interval, steps_per_epoch, accumulate_grad_batches, config, simulated)
+    made = max(0, getattr(scheduler, "last_epoch", 0))
+    return Plan(n_steps, interval, steps_per_epoch, accumulate_grad_batches, config, simulated, calls_made=made)
 
 
 def _takes_metric(scheduler: Any) -> bool:

@@ -111,7 +111,13 @@ REFUSED: list[tuple[list[str], list[str]]] = [
         ["`scheduler.lr_lambda`", "at epoch=2", "zero"],
     ),
     (["scheduler=multiplicativelr", "scheduler.lr_lambda='log(0)'"], ["`scheduler.lr_lambda`", "at epoch=1", "domain"]),
-    (["scheduler=lambdalr", "scheduler.lr_lambda='1 - epoch'"], ["must set learning rates >= 0", "at call 2 of 2"]),
+    (["scheduler=lambdalr", "scheduler.lr_lambda='0.5 - epoch'"], ["must set learning rates >= 0", "at call 1 of 2"]),
+    (["param_groups=layerwise_decay", "param_groups.decay=80%"], ["`param_groups.decay` must not be a share", "'80%'"]),
+    (
+        ["scheduler=warmup_cosine", "scheduler.end_factor=10%"],
+        ["`scheduler.end_factor` must not be a share of the run", "'10%'", "0.3 for 30%"],
+    ),
+    (["scheduler=multisteplr", "scheduler.milestones=50%"], ["`scheduler.milestones` must be a list", "'50%'"]),
     (
         ["scheduler=lambdalr", "scheduler.lr_lambda=-1"],
         ["must set learning rates >= 0, but sets [-0.01] for the first"],

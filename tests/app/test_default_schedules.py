@@ -7,7 +7,7 @@ from torch.nn import Linear, Sequential
 
 import lrtape.conf
 from lrtape.app.build import build_optimizer
-from lrtape.app.schedule import Length, build_schedule, resolve_horizons
+from lrtape.app.schedule import Length, build_schedule, plan_training, resolve_horizons
 from lrtape.checks.registry import check
 from lrtape.plan import Plan
 from lrtape.simulation import simulate
@@ -49,6 +49,28 @@ def test_a_default_raises_no_finding(compose: Compose, choice: str) -> None:
         found[length] = [finding.message for finding in check(made.simulated, made)]
 
     assert found == {length: [] for length in LENGTHS}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["scheduler=onecyclelr", "scheduler.anneal_strategy=linear"],
+        ["scheduler=onecyclelr", "scheduler.anneal_strategy=linear", "scheduler.three_phase=true"],
+        ["scheduler=linearlr", "scheduler.start_factor=0.7", "scheduler.end_factor=0", "scheduler.total_iters=100%"],
+        ["scheduler=cycliclr", "scheduler.base_lr=0.002"],
+    ],
+)
+def test_a_sane_schedule_is_neither_refused_nor_blamed(compose: Compose, overrides: list[str]) -> None:
+    """What a straight line leaves of 0 by rounding, what only a call after the last step sets, and one floor for all
+    groups are no mistakes.
+    """
+    cfg = compose(*overrides, "param_groups=layerwise", "param_groups.factors=[0.1,0.3,1.0]", "trainer.epochs=2")
+    model = Sequential(Linear(4, 4), Linear(4, 4), Linear(4, 2))
+    length = Length(epochs=2, steps=46)
+    planned = plan_training(resolve_horizons(cfg, length), model, length, 23)
+
+    assert planned.simulated is not None
+    assert [finding.code for finding in check(planned.simulated, planned) if finding.severity != "note"] == []
 
 
 @pytest.mark.parametrize(

@@ -461,6 +461,19 @@ def test_the_checks_are_fast() -> None:
     assert len(CHECKS) == len(set(CHECKS))
 
 
+def test_a_plan_from_the_middle_of_a_training_counts_what_was_stepped_before() -> None:
+    """A horizon is that of the whole training: what is left of it fits into the steps that are left."""
+    optimizer = optimizer_of(0.1)
+    scheduler = schedulers.CosineAnnealingLR(optimizer, 100)
+    for _ in range(60):
+        optimizer.step()
+        scheduler.step()
+    plan = plan_of(optimizer, scheduler, 40)
+
+    assert plan.simulated is not None
+    assert [finding.code for finding in check(plan.simulated, plan) if finding.code.startswith("horizon")] == []
+
+
 def test_a_one_cycle_that_ends_early_would_fail() -> None:
     """It raises in the middle of the run: an error, from the config alone."""
     optimizer = optimizer_of(0.1)

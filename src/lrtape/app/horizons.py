@@ -1,6 +1,6 @@
 """The lengths in a scheduler's config: epochs, steps, and shares of the run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,8 @@ _LEAST = {
 }
 """Arguments that torch does not check, and that fail only after the first epochs."""
 
+_KNOWN = ("torch.", "lrtape.")
+"""Whose arguments are known, by the begin of ``_target_``."""
 _MAY_BE_NULL = {"step_size_down", "total_steps", "epochs", "steps_per_epoch", "n"}
 
 
@@ -29,6 +31,8 @@ def resolve_scheduler(scheduler: dict[str, Any], n_calls: int, path: str = "sche
         ConfigError: milestones do not increase, or a warm-up is longer than the run.
     """
     milestones = scheduler.get("milestones")
+    if isinstance(milestones, str):
+        raise ConfigError(f"`{path}.milestones` must be a list, as [50%, 75%], but is {milestones!r} instead.")
     if isinstance(milestones, list):
         # Before rounding: in a short run two different shares may well be the same step.
         points = [share_of(point, n_calls) for point in milestones]
@@ -37,7 +41,7 @@ def resolve_scheduler(scheduler: dict[str, Any], n_calls: int, path: str = "sche
                 f"`{path}.milestones` must increase, but is {milestones} instead, in a run of {n_calls}. Sort them, "
                 "and leave out what is there twice."
             )
-    resolved: dict[str, Any] = resolve_shares(scheduler, n_calls)
+    resolved = resolve_lengths(scheduler, {*_LEAST, "milestones"}, n_calls, path)
     warmup = resolved.get("warmup_iters")
     if isinstance(warmup, int) and warmup > n_calls:
         raise ConfigError(
@@ -50,6 +54,37 @@ def resolve_scheduler(scheduler: dict[str, Any], n_calls: int, path: str = "sche
             resolve_scheduler(part, n_calls, f"{path}.schedulers.{index}") if isinstance(part, dict) else part
             for index, part in enumerate(parts)
         ]
+    return resolved
+
+
+def resolve_lengths(config: Mapping[str, Any], lengths: Collection[str], n_calls: int, path: str) -> dict[str, Any]:
+    """A copy of a config in which every share of the run is a number. Only what is a length may be one.
+
+    Of a class that is neither torch's nor lrtape's nobody knows which arguments are lengths: any may be a share.
+
+    Args:
+        config: plain.
+        lengths: the names of arguments that are lengths.
+        n_calls: the length of the run, in the unit of these.
+        path: of the config, for errors.
+
+    Raises:
+        ConfigError: something else is a share.
+    """
+    if not str(config.get("_target_")).startswith(_KNOWN):
+        foreign: dict[str, Any] = resolve_shares(dict(config), n_calls)
+        return foreign
+    resolved = {}
+    for name, value in config.items():
+        if name in lengths:
+            resolved[name] = resolve_shares(value, n_calls)
+        elif name not in {"schedulers", "name"} and resolve_shares(value, n_calls) != value:
+            raise ConfigError(
+                f"`{path}.{name}` must not be a share of the run, for it is no length, but is {value!r} instead. Give "
+                "a number: 0.3 for 30%."
+            )
+        else:
+            resolved[name] = value
     return resolved
 
 

@@ -15,10 +15,10 @@ from lrtape.app.build import build_optimizer
 from lrtape.app.build_scheduler import build_scheduler
 from lrtape.app.config import TrainerSettings
 from lrtape.app.data import Data
-from lrtape.app.horizons import resolve_scheduler
+from lrtape.app.horizons import resolve_lengths, resolve_scheduler
+from lrtape.checks.case import ROUNDING
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.plan import Plan
-from lrtape.schedules import resolve_shares
 from lrtape.simulation import simulate
 
 MAX_SIMULATED_STEPS = 1_000_000
@@ -138,7 +138,7 @@ def resolve_horizons(cfg: DictConfig, length: Length) -> DictConfig:
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     calls = length.steps if cfg.scheduler.get("interval") == "step" else length.epochs
     scheduler = resolve_scheduler(resolved["scheduler"], calls)
-    param_groups = resolve_shares(resolved["param_groups"], length.epochs)
+    param_groups = resolve_lengths(resolved["param_groups"], {"unfreeze_at_epoch"}, length.epochs, "param_groups")
     return OmegaConf.create({**resolved, "scheduler": scheduler, "param_groups": param_groups})
 
 
@@ -204,6 +204,7 @@ class _Watched:
         self._scheduler = scheduler
         self._n_calls = n_calls
         self._call = 0
+        self._peak = 0.0
         self._check("for the first step")
 
     def step(self) -> None:
@@ -218,9 +219,14 @@ class _Watched:
                 f"`scheduler` must stand {self._n_calls} calls of step(), the length of this run, but fails at call "
                 f"{self._call}: {type(error).__name__}: {error}. Change `scheduler.*`; a share, 100%, always fits."
             ) from error
-        self._check(f"at call {self._call} of {self._n_calls}")
+        if self._call < self._n_calls:  # What the last one sets, no step uses.
+            self._check(f"at call {self._call} of {self._n_calls}")
 
     def _check(self, when: str) -> None:
         lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
-        if not all(0 <= lr < math.inf for lr in lrs):
-            raise ConfigError(f"`scheduler` must set learning rates >= 0, but sets {lrs} {when}. Change `scheduler.*`.")
+        self._peak = max([self._peak, *lrs])
+        if not all(-ROUNDING * self._peak <= lr < math.inf for lr in lrs):
+            raise ConfigError(
+                f"`scheduler` must set learning rates >= 0, but sets {lrs} {when}. Change `scheduler.*`: a horizon of "
+                "100% of the run, and an end that is not below 0."
+            )

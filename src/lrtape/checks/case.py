@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from lrtape.plan import Plan
 from lrtape.tape import Series, Tape
 
+ROUNDING = 1e-12
+"""Share of its peak by which an lr may be below 0: what is left of a straight line that ends there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:

@@ -41,7 +41,7 @@ class Part(NamedTuple):
     Attributes:
         config: its own.
         prefix: of its keys, ``scheduler.`` or ``scheduler.schedulers.1.``.
-        n_calls: number of its calls in the run.
+        n_calls: number of its calls in the run, with those that were made before.
     """
 
     config: Mapping[str, Any]
@@ -67,7 +67,7 @@ class Horizon(NamedTuple):
 
 def parts(plan: Plan) -> Iterator[Part]:
     """Every scheduler of the plan that is stepped by itself, those within others too."""
-    yield from _parts(plan.scheduler, "scheduler.", plan.n_calls)
+    yield from _parts(plan.scheduler, "scheduler.", plan.calls_made + plan.n_calls)
 
 
 def _parts(config: Mapping[str, Any], prefix: str, n_calls: int) -> Iterator[Part]:
@@ -92,7 +92,7 @@ def find_misfits(case: Case) -> Iterator[Finding]:
             HORIZON_TOO_SHORT if misfit.is_short else HORIZON_TOO_LONG,
             misfit.sentence,
             key,
-            min(misfit.call * case.plan.steps_per_call, case.plan.n_steps - 1),
+            min(max(misfit.call - case.plan.calls_made, 0) * case.plan.steps_per_call, case.plan.n_steps - 1),
             "error" if misfit.fails else "warning",
         )
 

@@ -164,7 +164,13 @@ def _scales_all_groups(case: Case) -> bool:
         return False
     if case.plan.scheduler and all(
         kind_of(config) in _SCALES_ALL_GROUPS
-        or (kind_of(config) in {"onecyclelr", "cycliclr"} and "max_lr" in config and config["max_lr"] is None)
+        # A peak or a floor that is given is one for all groups.
+        or (
+            kind_of(config) in {"onecyclelr", "cycliclr"}
+            and "max_lr" in config
+            and config["max_lr"] is None
+            and config.get("base_lr") is None
+        )
         for config in configs
     ):
         return True

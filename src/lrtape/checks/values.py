@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from lrtape.checks.case import Case, Thresholds, others
+from lrtape.checks.case import ROUNDING, Case, Thresholds, others
 from lrtape.checks.horizons import parts
 from lrtape.plan import kind_of
 from lrtape.tape import Finding
@@ -40,10 +40,11 @@ def find_not_finite(case: Case) -> Iterator[Finding]:
 
 def find_negative(case: Case) -> Iterator[Finding]:
     """An lr below 0: the loss is climbed."""
-    found = [key for key, series in case.finite().items() if min(series.values) < 0]
+    least = {key: -ROUNDING * max(series.values) for key, series in case.finite().items()}
+    found = [key for key, series in case.finite().items() if min(series.values) < min(least[key], 0)]
     if found:
         series = case.tape[found[0]]
-        index = next(index for index, lr in enumerate(series.values) if lr < 0)
+        index = next(index for index, lr in enumerate(series.values) if lr < min(least[found[0]], 0))
         yield Finding(
             NEGATIVE,
             f"{found[0]} is {series.values[index]!r} at step {series.steps[index]}{others(len(found))}: below 0 the "
