@@ -34,6 +34,15 @@ def shippers(folder: Path) -> list[int]:
     return pids
 
 
+def the_shipper(folder: Path) -> int:
+    """The one that ships a spool in `folder`; a process that has just been started has no words yet."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := shippers(folder)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (pid,) = found
+    return pid
+
+
 def sgd() -> torch.optim.SGD:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 
@@ -43,14 +52,14 @@ def test_a_shipper_that_is_killed_is_started_again(store: str, tmp_path: Path, m
     monkeypatch.setattr("lrtape.shipper_process.RESTART_PAUSE_S", 0.0)
     optimizer = sgd()
     session = lrtape.attach(optimizer, run=MlflowRun.create(store))
-    (first,) = shippers(tmp_path)
+    first = the_shipper(tmp_path)
     os.kill(first, signal.SIGKILL)
     deadline = time.monotonic() + DEADLINE_S
     while shippers(tmp_path) in ([], [first]) and time.monotonic() < deadline:
         for _ in range(SAMPLE_MASK + 1):
             optimizer.step()
         time.sleep(0.05)
-    (second,) = shippers(tmp_path)
+    second = the_shipper(tmp_path)
     session.close()
 
     assert second != first
@@ -63,8 +72,7 @@ def test_a_shipper_that_is_killed_at_the_end_is_started_again(store: str, tmp_pa
     session = lrtape.attach(optimizer, run=MlflowRun.create(store))
     optimizer.step()
     session.stop()
-    for pid in shippers(tmp_path):
-        os.kill(pid, signal.SIGKILL)
+    os.kill(the_shipper(tmp_path), signal.SIGKILL)
     session.close()
 
     assert len(read_run(session.run.run_id, store)["lr/group_00"]) == 1
