@@ -1,5 +1,6 @@
 """Beginning a sweep, and going on with one: whose run it is, and who may."""
 
+import fcntl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from mlflow import MlflowClient
 
 from lrtape.app.config import Settings
 from lrtape.app.sweep.liveness import bury, is_alive, is_sweep_alive, whereabouts
-from lrtape.app.sweep.parent import Parent
+from lrtape.app.sweep.parent import LOCK, Parent
 from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.errors import ConfigError
@@ -50,12 +51,25 @@ def settings(store: str, settings_of: SettingsOf) -> Settings:
 
 
 def test_two_drivers_never_share_a_sweep(plan: Plan, settings: Settings) -> None:
-    """The second one is refused from before the first one has a run until its end, and then begins its own."""
+    """The second one is refused as long as the first one is at it, and then goes on in the same run."""
     planned = plan(*SWEPT)
     with Parent.open(planned, settings, "first") as parent, pytest.raises(ConfigError, match="still goes on"):
         Parent.open(planned, settings, "second")
     with Parent.open(planned, settings, "third") as other:
-        assert other.run_id != parent.run_id or statuses(str(settings.tracking.uri)) == ["RUNNING"]
+        assert other.run_id == parent.run_id
+
+
+def test_a_driver_that_has_no_run_yet_keeps_others_out(plan: Plan, settings: Settings, store: str) -> None:
+    """Two that are started in the same moment see no run of each other's; the lock of the sweep lets one begin."""
+    planned = plan(*SWEPT)
+    folder = folder_of_sweep(Path(settings.tracking.folder), planned.id)
+    folder.mkdir(parents=True)
+    with (folder / LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="still goes on"):
+            Parent.open(planned, settings, "second")
+
+    assert MlflowClient(tracking_uri=store).get_experiment_by_name("lrtape") is None
 
 
 def test_what_fails_at_the_begin_is_ended(plan: Plan, settings: Settings, store: str) -> None:

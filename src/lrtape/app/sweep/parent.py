@@ -36,7 +36,7 @@ class Parent:
     """The run of a sweep. Used by the driver alone; a context manager that ends it.
 
     It has a recording of its own, without an optimizer: should the driver be killed, the recording's shipper sets the
-    run to Status.KILLED.
+    run to KILLED.
 
     Args:
         run: of the sweep.
@@ -75,10 +75,11 @@ class Parent:
             plan: of the sweep.
             settings: where it is tracked.
             command: what a person has typed.
-            has_more: whether there is more to do in a run that is Status.FINISHED, by its id.
+            has_more: whether there is more to do in a run that is FINISHED, by its id.
 
         Raises:
-            ConfigError: it goes on already; or ``sweep.resume`` names another sweep.
+            ConfigError: it goes on already, compares something else, or cannot be kept in the tracking folder; or
+                ``sweep.resume`` names another sweep.
             TrackingError: the store does not answer, or refuses.
         """
         tracking = settings.tracking
