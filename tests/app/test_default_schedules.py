@@ -57,6 +57,7 @@ def test_a_default_raises_no_finding(compose: Compose, choice: str) -> None:
         ["scheduler=onecyclelr", "scheduler.anneal_strategy=linear"],
         ["scheduler=onecyclelr", "scheduler.anneal_strategy=linear", "scheduler.three_phase=true"],
         ["scheduler=linearlr", "scheduler.start_factor=0.7", "scheduler.end_factor=0", "scheduler.total_iters=100%"],
+        ["scheduler=linearlr", "scheduler.start_factor=0.3", "scheduler.end_factor=0", "scheduler.total_iters=90%"],
         ["scheduler=cycliclr", "scheduler.base_lr=0.002"],
     ],
 )
@@ -64,9 +65,9 @@ def test_a_sane_schedule_is_neither_refused_nor_blamed(compose: Compose, overrid
     """What a straight line leaves of 0 by rounding, what only a call after the last step sets, and one floor for all
     groups are no mistakes.
     """
-    cfg = compose(*overrides, "param_groups=layerwise", "param_groups.factors=[0.1,0.3,1.0]", "trainer.epochs=2")
+    cfg = compose(*overrides, "param_groups=layerwise", "param_groups.factors=[0.1,0.3,1.0]", "trainer.epochs=3")
     model = Sequential(Linear(4, 4), Linear(4, 4), Linear(4, 2))
-    length = Length(epochs=2, steps=46)
+    length = Length(epochs=3, steps=69)
     planned = plan_training(resolve_horizons(cfg, length), model, length, 23)
 
     assert planned.simulated is not None
