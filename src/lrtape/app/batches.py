@@ -10,16 +10,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lrtape.app.config import TrainerSettings
-from lrtape.app.interrupts import ignore_interrupts
+from lrtape.app.interrupts import ignore_interrupts, starting_workers
 
 Batch = tuple[Tensor, Tensor]
+
+
+class _Batches(DataLoader[Batch]):
+    """A DataLoader whose workers outlive the signals that are sent to all processes of a training."""
+
+    def __iter__(self) -> Any:
+        with starting_workers():
+            return super().__iter__()
 
 
 def load_batches(
     dataset: Any, settings: TrainerSettings, device: torch.device, shuffle: torch.Generator | None = None
 ) -> DataLoader[Batch]:
     """Batches in the order of the data set, or in one that `shuffle` draws for each epoch."""
-    return DataLoader(
+    return _Batches(
         dataset,
         settings.batch_size,
         shuffle=shuffle is not None,

@@ -105,7 +105,22 @@ class Interrupts:
             self.check()
 
 
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Hold signals back from the processes that are started within the block, until they call `ignore_interrupts`.
+
+    A terminal or Slurm sends a signal to every process of a job; a worker that it meets before it can ignore anything
+    would die, and take the training with it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_interrupts(worker_id: int) -> None:  # noqa: ARG001 - what a DataLoader calls in its workers
-    """Leave signals to the main process: a terminal or Slurm sends them to every process of a job."""
+    """Leave signals to the main process, also those that were held back; see `starting_workers`."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
