@@ -1,5 +1,7 @@
 import copy
+import gc
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -274,6 +276,40 @@ def test_a_stopped_recorder_records_nothing() -> None:
     optimizer.step()
 
     assert memory.frames == []
+
+
+def test_a_recorder_keeps_no_optimizer_alive() -> None:
+    """Nor a parameter, which may be gigabytes on a GPU: both go with their owner, and the recorder stays usable."""
+    optimizer = torch.optim.SGD(two_groups(frozen=False), lr=1.0)
+    recorder, _ = recording(optimizer)
+    optimizer.step()
+    gone = weakref.ref(optimizer), weakref.ref(optimizer.param_groups[1]["params"][0])
+    del optimizer
+    gc.collect()
+
+    assert [reference() for reference in gone] == [None, None]
+    recorder.start(Memory())
+    recorder.stop()
+    assert (recorder.steps, [group.key for group in recorder.groups]) == (1, ["lr/a", "lr/b"])
+
+
+def test_a_recorder_moves_to_another_run_within_a_step() -> None:
+    """By the writer that it replaces, in a post-hook: the step and its names go to the new one, numbered if taken."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, run, keys = Recorder(optimizer, 0, Keys()), Memory(), Keys()
+    keys.reserve("b")
+
+    class Moves(Memory):
+        def write(self, frame: GroupLayout | Record | Finding) -> bool:
+            recorder.move(keys, run)
+            return run.write(GroupLayout(0, recorder.moving_groups))
+
+    recorder.start(Moves())
+    for _ in range(2):
+        optimizer.step()
+
+    assert keys_of(run.frames) == [["lr/a", "lr/b_2"]]
+    assert [frame.step for frame in run.frames if isinstance(frame, Record)] == [0, 1]
 
 
 def keys_of(frames: list[GroupLayout | Record | Finding]) -> list[list[str]]:

@@ -112,9 +112,16 @@ class Keys:
         Raises:
             ConfigError: the key is taken, and was not released.
         """
+        return self._resumed(name, optimizer_name) or self.reserve(name, optimizer_name)
+
+    def resume_numbered(self, name: str, optimizer_name: str = "") -> Group:
+        """Like `resume`, for where there is nobody to ask: see `reserve_numbered`."""
+        return self._resumed(name, optimizer_name) or self.reserve_numbered(name, optimizer_name)
+
+    def _resumed(self, name: str, optimizer_name: str) -> Group | None:
         group = Group(name, _key(name, optimizer_name))
         if group.key not in self._released:
-            return self.reserve(name, optimizer_name)
+            return None
         self._released.remove(group.key)
         return group
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -47,6 +48,8 @@ class Recorder:
     used. Its curve begins with the first step after it was thawed. A group must have the flag, true or false, when it
     is added: then it is looked at in every step.
 
+    Nothing here keeps the optimizer alive, nor its parameters.
+
     ``benchmarks/`` tells what a step costs; most of it is the write of the spool.
 
     Args:
@@ -85,10 +88,11 @@ class Recorder:
         self.findings: list[Finding] = []
         self.samples_ns: deque[int] = deque(maxlen=MAX_SAMPLES)
         self._before_ns = 0
-        self._optimizer = optimizer
+        self._optimizer = weakref.ref(optimizer, self._forget)
         self._index = index
         self._keys = keys
         self._name = name
+        self._param_paths = param_paths
         self._names = GroupNames(param_paths)
         self._write: Callable[[GroupLayout | Record | Finding], bool] = lambda _: False
         self._tend: Callable[[], None] = lambda: None
@@ -96,18 +100,47 @@ class Recorder:
         self._lrs: list[float] | None = None
         self._layout_written = False
         self._failed = False
+        self._param_groups: list[dict[str, Any]] = []
+        self._flagged: list[dict[str, Any]] = []
+        self._moving: list[dict[str, Any]] = []
         reserve = keys.resume if first_step else keys.reserve
-        self._name_groups(keys.reserve_numbered if numbered else reserve)
+        self._name_groups(optimizer.param_groups, keys.reserve_numbered if numbered else reserve)
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer, as long as somebody else holds it."""
+        return self._optimizer()
+
+    def _forget(self, _: object) -> None:
+        """Let go of the parameters, which the param groups hold."""
+        self._names = GroupNames()
+        self._param_groups = []
+        self._flagged = []
+        self._moving = []
 
     def start(self, writer: FrameWriter) -> None:
         """Record from the next step on; `writer` gets a `GroupLayout` before the first `Record` and at each change."""
         self.stop()
         self._write = writer.write
         self._tend = writer.tend
-        self._hooks = [
-            self._optimizer.register_step_pre_hook(self._before_step),
-            self._optimizer.register_step_post_hook(self._after_step),
-        ]
+        if (optimizer := self._optimizer()) is not None:
+            self._hooks = [
+                optimizer.register_step_pre_hook(self._before_step),
+                optimizer.register_step_post_hook(self._after_step),
+            ]
+
+    def move(self, keys: Keys, writer: FrameWriter) -> None:
+        """Go on in another run: to another writer, and by names that are numbered where its `keys` are taken.
+
+        It leaves the hooks alone, so that it may be called within a step, by the `FrameWriter` that it replaces.
+        """
+        self._write = writer.write
+        self._tend = writer.tend
+        if (optimizer := self._optimizer()) is not None:
+            self._keys = keys
+            self._names = GroupNames(self._param_paths)
+            reserve = keys.resume_numbered if self.steps else keys.reserve_numbered
+            self._name_groups(optimizer.param_groups, reserve)
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
@@ -115,7 +148,7 @@ class Recorder:
             begin = perf_counter_ns()
         try:
             if self._groups_changed(optimizer.param_groups):
-                self._name_groups(self._keys.reserve_numbered)
+                self._name_groups(optimizer.param_groups, self._keys.reserve_numbered)
             elif self._flagged and self._frozen != [group.get(FROZEN) for group in self._flagged]:
                 self._leave_out_frozen()
             # float() copies: a tensor lr is changed in place by its scheduler.
@@ -147,8 +180,7 @@ class Recorder:
             self.samples_ns.append(self._before_ns + perf_counter_ns() - begin)
             self._tend()
 
-    def _name_groups(self, reserve: Callable[[str, str], Group]) -> None:
-        param_groups = self._optimizer.param_groups
+    def _name_groups(self, param_groups: list[dict[str, Any]], reserve: Callable[[str, str], Group]) -> None:
         self.groups = self._names.assign(param_groups, lambda name: reserve(name, self._name))
         self._param_groups = list(param_groups)
         self._flagged = [group for group in param_groups if FROZEN in group]
@@ -173,7 +205,7 @@ class Recorder:
         if not self._failed:
             self._failed = True
             _warn(
-                f"lrtape could not record step {self.steps} of {type(self._optimizer).__name__} ({error!r}); the "
+                f"lrtape could not record step {self.steps} of {type(self._optimizer()).__name__} ({error!r}); the "
                 "training goes on, and so does the recording of the steps that can be read."
             )
 
