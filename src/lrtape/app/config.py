@@ -185,7 +185,7 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
         WHEN_UNREACHABLE.__contains__,
     )
     if tracking.enabled:
-        tracking.uri = resolve_tracking_uri(tracking.uri, base)
+        tracking.uri = resolve_tracking_uri(tracking.uri, base, "`tracking.uri`")
     tracking.folder = str(base / tracking.folder)
 
 
