@@ -43,9 +43,10 @@ LAYERS = [
     ],
     ["outbox", "shipper", "simulation", "range_plot", "report"],
     ["delivery", "replay"],
-    ["companion"],
+    ["companion", "destination"],
     ["session", "recover", "range_test"],
-    ["autologging"],
+    ["open_sessions", "tapes_of_thread"],
+    ["attaching", "autologging"],
     ["app"],
     ["cli"],
 ]

@@ -56,6 +56,38 @@ def group_names(param_groups: Sequence[Mapping[str, Any]], param_paths: Mapping[
     ]
 
 
+def optimizer_name(optimizer: object, index: int) -> str:
+    """The optimizer's part of its metric keys, where it was given no name: empty for the first one of its session.
+
+    Args:
+        optimizer: called by its class.
+        index: in its session, from 0.
+    """
+    return f"{type(optimizer).__name__.lower()}_{index}" if index else ""
+
+
+def optimizer_names(optimizers: Sequence[object], owner: object = None) -> list[str]:
+    """Name several optimizers of one session: by the attribute of `owner` that each is, else by class and index.
+
+    Args:
+        optimizers: in the order of their session.
+        owner: the model, whose attributes name what it trains with, as ``self.opt_g = Adam(...)``. One optimizer alone
+            needs no name, and gets none.
+
+    Returns:
+        One name for each, all different; empty for the first one, unless it is an attribute.
+    """
+    attributes = vars(owner) if owner is not None and len(optimizers) > 1 else {}
+    names: list[str] = []
+    for index, optimizer in enumerate(optimizers):
+        attribute = next((name for name, value in attributes.items() if value is optimizer), None)
+        name = attribute or optimizer_name(optimizer, index)
+        while name in names:  # an attribute that is called like another one's class and index
+            name += "_"
+        names.append(name)
+    return names
+
+
 def _paths(group: Mapping[str, Any], param_paths: Mapping[int, str]) -> list[str]:
     own = group.get("param_names")
     if own:
