@@ -2,26 +2,28 @@ import copy
 import gc
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.errors import ConfigError
 from lrtape.keys import Keys
 from lrtape.recorder import AMBIGUOUS_LR, Recorder
-from lrtape.tape import Finding, GroupLayout, Record
+from lrtape.tape import Finding, GroupLayout, Point, Record
 
 
 class Memory:
     """Keeps what a recorder writes; can be told to fail."""
 
     def __init__(self) -> None:
-        self.frames: list[GroupLayout | Record | Finding] = []
+        self.frames: list[GroupLayout | Record | Point | Finding] = []
         self.fails = False
         self.tended = 0
 
-    def write(self, frame: GroupLayout | Record | Finding) -> bool:
+    def write(self, frame: GroupLayout | Record | Point | Finding) -> bool:
         if not self.fails:
             self.frames.append(frame)
         return not self.fails
@@ -47,6 +49,16 @@ class NotingSGD(torch.optim.SGD):
         for group in self.param_groups:
             for param in group["params"]:
                 param -= group["lr"]
+
+
+class ChangingSGD(NotingSGD):
+    """Changes its param groups within the update, for nobody to see."""
+
+    change: Callable[[list[dict[str, Any]]], Any]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.change(self.param_groups)
 
 
 def two_groups(**second: Any) -> list[dict[str, Any]]:
@@ -137,9 +149,8 @@ def test_a_step_that_calls_super_is_one_step() -> None:
 
 def test_an_lr_that_changes_within_a_step_is_a_finding() -> None:
     """Where nothing tells which lr was used, a person is told once, and the first is kept."""
-    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    optimizer = ChangingSGD(two_groups(), lr=1.0)
+    optimizer.change = lambda groups: [group.update(lr=group["lr"] / 2) for group in groups]
     recorder, memory = recording(optimizer)
     with pytest.warns(UserWarning, match="lr/a changed from 1.0 to 0.5 while step 0 ran"):
         optimizer.step()
@@ -191,9 +202,8 @@ def test_a_group_that_takes_the_place_of_another_gets_its_own_name() -> None:
 
 def test_not_even_warnings_as_errors_fail_a_step() -> None:
     """A finding is told by a warning, which must not come out of `optimizer.step()`."""
-    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    optimizer = ChangingSGD(two_groups(), lr=1.0)
+    optimizer.change = lambda groups: groups[0].update(lr=0.5)
     recorder, _ = recording(optimizer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -300,19 +310,47 @@ def test_a_recorder_moves_to_another_run_within_a_step() -> None:
     keys.reserve("b")
 
     class Moves(Memory):
-        def write(self, frame: GroupLayout | Record | Finding) -> bool:
+        def write(self, frame: GroupLayout | Record | Point | Finding) -> bool:
+            assert isinstance(frame, GroupLayout)
             recorder.move(keys, run)
-            return run.write(GroupLayout(0, recorder.moving_groups))
+            return run.write(GroupLayout(0, recorder.named_now(frame.groups)))
 
     recorder.start(Moves())
     for _ in range(2):
         optimizer.step()
 
-    assert keys_of(run.frames) == [["lr/a", "lr/b_2"]]
+    assert {*map(tuple, keys_of(run.frames))} == {("lr/a", "lr/b_2")}
     assert [frame.step for frame in run.frames if isinstance(frame, Record)] == [0, 1]
 
 
-def keys_of(frames: list[GroupLayout | Record | Finding]) -> list[list[str]]:
+def test_a_recorder_that_takes_over_within_a_scaled_step_counts_no_skip() -> None:
+    """Another run has become active: the step is the new recorder's, and neither of the two believes it was skipped."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    for group in optimizer.param_groups:
+        group["params"][0].grad = torch.zeros(1)
+    old, _ = recording(optimizer)
+    new, memory = Recorder(optimizer, 0, Keys()), Memory()
+
+    def take_over(*_: object) -> None:
+        old.stop()
+        new.start(memory)
+
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.zeros(1))
+    hook = register_optimizer_step_pre_hook(take_over)
+    try:
+        scaler.step(optimizer)
+    finally:
+        hook.remove()
+    new.stop()
+    old.start(Memory())
+    optimizer.step()
+
+    assert memory.lrs == [[1.0, 1.0]]
+    assert [(recorder.steps, recorder.skipped_steps) for recorder in (old, new)] == [(1, 0), (1, 0)]
+
+
+def keys_of(frames: list[GroupLayout | Record | Point | Finding]) -> list[list[str]]:
     return [[group.key for group in frame.groups] for frame in frames if isinstance(frame, GroupLayout)]
 
 
@@ -373,18 +411,13 @@ def test_steps_are_counted_where_all_is_frozen() -> None:
 def test_an_lr_that_changes_within_a_step_is_that_of_its_group() -> None:
     """Also where a frozen group comes first, whose own lr says nothing."""
     first, second = two_groups()
-    optimizer = torch.optim.SGD([{**first, "frozen": True}, second], lr=1.0)
-    halved = optimizer.param_groups[0]
-
-    def halve(*_: object) -> None:
-        halved["lr"] *= 0.5
-
-    optimizer.register_step_post_hook(halve)
+    optimizer = ChangingSGD([{**first, "frozen": True}, second], lr=1.0)
+    optimizer.change = lambda groups: groups[0].update(lr=0.5)
     recorder, _ = recording(optimizer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
-    halved = optimizer.param_groups[1]
+    optimizer.change = lambda groups: groups[1].update(lr=0.5)
     with pytest.warns(UserWarning, match=r"lr/b changed from 1\.0 to 0\.5 while step 1 ran"):
         optimizer.step()
 

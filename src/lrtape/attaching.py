@@ -21,6 +21,7 @@ from lrtape.open_sessions import OPEN_SESSIONS, Attached
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session
+from lrtape.step_hooks import innermost
 from lrtape.tape import Status
 from lrtape.tracking.no_run import NoRun
 
@@ -54,7 +55,7 @@ def attach(
     beside it that only prints; `autolog` leaves it out as long as the session is open.
 
     Args:
-        optimizers: at least one, each once.
+        optimizers: at least one, each once; a wrapper, as Lightning's and Accelerate's, stands for what it wraps.
         names: one for each optimizer; its metric keys are then ``lr/<name>/<group>``. Without names the first
             optimizer has ``lr/<group>``, and any later one ``lr/<class>_<index>/<group>``.
         model: names the param groups, where they have no names of their own, after the modules they belong to. Of
@@ -79,6 +80,7 @@ def attach(
             recorded already.
         TrackingError: the tracking store cannot be reached.
     """
+    optimizers = tuple(innermost(optimizer) for optimizer in optimizers)
     _check(optimizers, names, model)
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)

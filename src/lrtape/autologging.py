@@ -21,6 +21,7 @@ from lrtape.keys import optimizer_name
 from lrtape.lines import warn
 from lrtape.open_sessions import OPEN_SESSIONS
 from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session, open_session
+from lrtape.step_hooks import DYNAMO, keep_compiler_out
 from lrtape.tapes_of_thread import TapesOfThread
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class _Autolog:
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """Runs ahead of the optimizer's own pre-hooks, so that a recorder made here sees this very step."""
+        if DYNAMO in sys.modules:
+            keep_compiler_out()
         if not self.is_on or os.getpid() != self._pid:
             return  # In a forked child all of this is its parent's.
         try:

@@ -201,6 +201,12 @@ class GroupNames:
             self._known.append((param_group, found or reserve(name)))
         return tuple(group for _, group in self._known)
 
+    def rename(self, reserve: Callable[[str], Group]) -> list[tuple[Group, Group]]:
+        """Name every group once more, by its name; returns each as it was and as it is now."""
+        renamed = [(before, reserve(before.name)) for _, before in self._known]
+        self._known = [(seen, now) for (seen, _), (_, now) in zip(self._known, renamed, strict=True)]
+        return renamed
+
 
 def _same_parameters(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return [id(param) for param in one["params"]] == [id(param) for param in other["params"]]

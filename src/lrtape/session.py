@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from torch.optim import Optimizer
 
+from lrtape.arrivals import CUDA, Arrivals, Devices
 from lrtape.columns import Columns
 from lrtape.destination import Destination, open_destination
 from lrtape.keys import Keys, legal_key
@@ -25,6 +26,8 @@ from lrtape.spool import Frame
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, now_ms
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lrtape.destination import Run, RunOrId
 
 FOLDER = ".lrtape"
@@ -47,6 +50,7 @@ class Session:
             what opens it: then the session binds to its run with its first record.
         close_timeout_s: how long `close` waits.
         shows_progress: whether `close` shows how far it is, on a terminal, when it takes long.
+        devices: what is not to be waited for.
     """
 
     def __init__(
@@ -54,12 +58,15 @@ class Session:
         destination: Destination | Callable[[], Destination],
         close_timeout_s: float = CLOSE_TIMEOUT_S,
         shows_progress: bool = True,
+        devices: Devices = CUDA,
     ) -> None:
         self._close_timeout_s = close_timeout_s
         self._shows_progress = shows_progress
         self._recorders: list[Recorder] = []
         self._recorder_of: dict[int, Recorder] = {}
         """Of those that are recorded now, by the id of the optimizer; look whether it is still the same one."""
+        self._devices = devices
+        self._arrivals = Arrivals()
         self._status: Status | None = None
         self._closed = False
         self._warned = False
@@ -97,7 +104,8 @@ class Session:
             self._go_to(Destination())
             warn(f"lrtape cannot record, and the training goes on without: {error}")
         if isinstance(frame, GroupLayout):  # Their names may be taken in this run.
-            frame = GroupLayout(frame.optimizer_index, self._recorders[frame.optimizer_index].moving_groups)
+            groups = self._recorders[frame.optimizer_index].named_now(frame.groups)
+            frame = GroupLayout(frame.optimizer_index, groups)
         return self._outbox.write(frame) if os.getpid() == self._pid else False
 
     @property
@@ -134,7 +142,9 @@ class Session:
         """
         recorder = next((recorder for recorder in self._recorders if recorder.optimizer is optimizer), None)
         if recorder is None:
-            recorder = Recorder(optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step)
+            recorder = Recorder(
+                optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step, self._devices
+            )
             self._recorders.append(recorder)
         recorder.start(self._outbox)
         self._recorder_of[id(optimizer)] = recorder
@@ -154,12 +164,31 @@ class Session:
         """How many optimizers were ever added."""
         return len(self._recorders)
 
-    def log(self, key: str, value: float, step: int) -> None:
+    def record(self) -> None:
+        """Record one step of every optimizer, with the lrs as they are now, where torch calls no hook: call this after
+        each replay of a CUDA graph that holds ``optimizer.step()``, before the scheduler is stepped.
+        """
+        for recorder in self._recorders:
+            recorder.record()
+
+    def align(self, step: int) -> None:
+        """Go on at this index, where a framework counts the steps: ``steps`` of each optimizer becomes at least `step`.
+
+        Called between two steps; takes less than a microsecond.
+        """
+        for recorder in self._recorders:
+            if recorder.steps < step:
+                recorder.steps = step
+
+    def log(self, key: str, value: "float | Tensor", step: int) -> None:
         """Record any other value, the loss say, beside the learning rates; after the end it is only warned about.
+
+        What is on a GPU is not waited for: it is copied, and recorded when it has arrived, with the time of this call.
+        Until then it is kept in memory, as at most `lrtape.arrivals.MAX_WAITING` values are.
 
         Args:
             key: name of the metric; a character that MLflow does not take becomes ``_``.
-            value: a number; NaN and infinity are kept too.
+            value: a number, or a tensor of one; NaN and infinity are kept too.
             step: index of the optimizer step that the value belongs to, from 0; any integer, numpy's and torch's too.
 
         Raises:
@@ -169,15 +198,31 @@ class Session:
         number = index(step)
         if not -MAX_STEP <= number <= MAX_STEP:
             raise ValueError(f"`step` must fit into 64 bits, but is {number} instead.")
-        point = Point(legal_key(key), number, now_ms(), float(value))
-        if self._status is None:
-            self._outbox.write(point)
-        elif not self._warned:
+        if self._status is not None:
+            self._warn_of_late_value(key, number)
+            return
+        key, time_ms = legal_key(key), now_ms()
+        if self._devices.holds(value):
+            arrival = self._devices.copy([value])
+            self._arrivals.expect(arrival, lambda values: self._write(Point(key, number, time_ms, values[0])))
+        else:
+            self._write(Point(key, number, time_ms, float(value)))
+
+    def _write(self, point: Point) -> None:
+        self._outbox.write(point)
+
+    def _warn_of_late_value(self, key: str, step: int) -> None:
+        if not self._warned:
             self._warned = True
             warn(
-                f"lrtape: {key!r} of step {number} was logged after the session had ended, and is not recorded, nor is "
+                f"lrtape: {key!r} of step {step} was logged after the session had ended, and is not recorded, nor is "
                 "what follows. Log it before close(), or before the end of the `with` block."
             )
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps a GradScaler has skipped, of all optimizers, since this session began."""
+        return sum(recorder.skipped_steps for recorder in self._recorders)
 
     @property
     def steps(self) -> int:
@@ -223,12 +268,19 @@ class Session:
             self._status = Status(status)
             for recorder in self._recorder_of.values():
                 recorder.stop()
+            self._receive_all()
             if self._open is not None:  # Nothing was recorded: there shall be no empty run.
                 self._open = None
                 self._go_to(Destination())
             for recorder in self._recorders:
                 self._keys.release(recorder.groups)
             self._outbox.end(self._status, self.us_per_step)
+
+    def _receive_all(self) -> None:
+        try:
+            self._arrivals.receive_all()
+        except Exception as error:  # noqa: BLE001 - the device may be what has failed
+            warn(f"lrtape: could not read a value that was logged from the device: {error!r}")
 
     def close(self, status: str = Status.FINISHED) -> None:
         """Stop recording, and wait until everything is stored; idempotent.
