@@ -155,6 +155,13 @@ def test_a_value_after_the_end_is_warned_about_once() -> None:
         session.log("val/acc", 0.5, step=8)
 
 
+def test_the_loss_itself_can_be_logged() -> None:
+    """With its graph: neither a warning nor, where warnings are errors, an exception."""
+    with lrtape.attach(sgd(), run=None) as session, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        session.log("train/loss", torch.zeros(1, requires_grad=True).sum(), step=0)
+
+
 def test_an_open_session_keeps_no_model() -> None:
     """A notebook that forgets to close frees the GPU all the same."""
     model = torch.nn.Linear(2, 2)

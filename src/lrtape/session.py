@@ -12,6 +12,7 @@ from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lrtape.arrivals import CUDA, Arrivals, Devices
@@ -26,8 +27,6 @@ from lrtape.spool import Frame
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, now_ms
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lrtape.destination import Run, RunOrId
 
 FOLDER = ".lrtape"
@@ -180,7 +179,7 @@ class Session:
             if recorder.steps < step:
                 recorder.steps = step
 
-    def log(self, key: str, value: "float | Tensor", step: int) -> None:
+    def log(self, key: str, value: float | Tensor, step: int) -> None:
         """Record any other value, the loss say, beside the learning rates; after the end it is only warned about.
 
         What is on a GPU is not waited for: it is copied, and recorded when it has arrived, with the time of this call.
@@ -205,8 +204,9 @@ class Session:
         if self._devices.holds(value):
             arrival = self._devices.copy([value])
             self._arrivals.expect(arrival, lambda values: self._write(Point(key, number, time_ms, values[0])))
-        else:
-            self._write(Point(key, number, time_ms, float(value)))
+        else:  # detached, or torch (2.13) warns of the conversion
+            alone = value.detach() if isinstance(value, Tensor) else value
+            self._write(Point(key, number, time_ms, float(alone)))
 
     def _write(self, point: Point) -> None:
         self._outbox.write(point)
