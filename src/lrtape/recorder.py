@@ -109,6 +109,19 @@ class Recorder:
             self._optimizer.register_step_post_hook(self._after_step),
         ]
 
+    def align(self, step: int) -> None:
+        """Give the next step at least the index `step`; cheap enough for every step."""
+        if step > self.steps:
+            self.steps = step
+
+    def reread(self) -> None:
+        """Take the lrs as they are now for the step that is under way, if there is one.
+
+        For who knows that it has not updated anything yet: a closure may have set them since the step began.
+        """
+        if self._lrs is not None:
+            self._before_step(self._optimizer, (), {})
+
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
         if sampled:
