@@ -138,7 +138,8 @@ def test_accumulation_a_skipped_step_and_a_group_added_later_after_a_failure(sto
     net = Net()
     with pytest.raises(ArithmeticError):
         trainer(net, two_groups(net), LRTapeCallback(), CrashAt(2)).train()
-    assert (active := mlflow.active_run()) is not None
+    active = mlflow.active_run()
+    assert active is not None
     failed_id = active.info.run_id
 
     net = Overflow()
