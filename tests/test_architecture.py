@@ -22,6 +22,8 @@ LAYERS = [
         "spool_folder",
         "tape_file",
         "groups",
+        "step_hooks",
+        "arrivals",
         "schedules",
         "reasons",
         "snapshot",

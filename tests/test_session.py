@@ -342,9 +342,10 @@ def test_a_run_of_somebody_else_is_not_ended(store: str) -> None:
 def test_a_resumed_loop_of_ones_own_doubles_nothing(store: str) -> None:
     """`attach(run=..., first_step=...)`: steps that are made again keep their first record."""
     run = MlflowRun.create(store)
-    with lrtape.attach(sgd(0.1), run=run.run_id) as first:
-        for optimizer in [first._recorders[0]._optimizer] * 20:
-            optimizer.step()
+    first = sgd(0.1)
+    with lrtape.attach(first, run=run.run_id):
+        for _ in range(20):
+            first.step()
     again = sgd(0.1)
     with lrtape.attach(again, run=run.run_id, first_step=10) as second:
         for _ in range(20):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from lrtape.arrivals import CUDA, Arrivals, Devices
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.groups import moving_lrs
@@ -28,6 +29,8 @@ from lrtape.tape import Finding, Group, Point, Record, Status, now_ms
 from lrtape.tracking.no_run import NoRun
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lrtape.tracking.mlflow_run import ActiveRun, MlflowRun
     from lrtape.tracking.planned_run import PlannedRun
 
@@ -52,6 +55,7 @@ class Session:
         close_timeout_s: how long `close` waits.
         findings: what the outbox finds goes here.
         shows_progress: whether `close` shows how far it is, on a terminal, when it takes long.
+        devices: what is not to be waited for.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Session:
         close_timeout_s: float = CLOSE_TIMEOUT_S,
         findings: list[Finding] | None = None,
         shows_progress: bool = True,
+        devices: Devices = CUDA,
     ) -> None:
         self.run = run
         self._outbox = outbox
@@ -69,6 +74,8 @@ class Session:
         self._close_timeout_s = close_timeout_s
         self._shows_progress = shows_progress
         self._recorders: list[Recorder] = []
+        self._devices = devices
+        self._arrivals = Arrivals()
         self._status: Status | None = None
         self._closed = False
         self._pid = os.getpid()
@@ -90,7 +97,9 @@ class Session:
             ConfigError: see `Recorder`; also where a session of this process has recorded such keys in the same run,
                 unless that session is over and `first_step` says that this one goes on where it ended.
         """
-        recorder = Recorder(optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step)
+        recorder = Recorder(
+            optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step, self._devices
+        )
         recorder.start(self._outbox)
         self._recorders.append(recorder)
 
@@ -104,10 +113,17 @@ class Session:
         for recorder in self._recorders:
             recorder.start(self._outbox)
 
-    def align(self, step: int) -> None:
-        """Give the next step of every optimizer at least the index `step`, to count as somebody else does.
+    def record(self) -> None:
+        """Record one step of every optimizer, with the lrs as they are now, where torch calls no hook: call this after
+        each replay of a CUDA graph that holds ``optimizer.step()``, before the scheduler is stepped.
+        """
+        for recorder in self._recorders:
+            recorder.record()
 
-        Cheap enough for every step; steps that were recorded keep their index, and none is recorded twice.
+    def align(self, step: int) -> None:
+        """Go on at this index, where a framework counts the steps: ``steps`` of each optimizer becomes at least `step`.
+
+        Called between two steps; takes less than a microsecond.
         """
         for recorder in self._recorders:
             recorder.align(step)
@@ -117,12 +133,15 @@ class Session:
         for recorder in self._recorders:
             recorder.reread()
 
-    def log(self, key: str, value: float, step: int) -> None:
+    def log(self, key: str, value: "float | Tensor", step: int) -> None:
         """Record any other value, the loss say, beside the learning rates.
+
+        What is on a GPU is not waited for: it is copied, and recorded when it has arrived, with the time of this call.
+        Until then it is kept in memory, as at most `lrtape.arrivals.MAX_WAITING` values are.
 
         Args:
             key: name of the metric; a character that MLflow does not take becomes ``_``.
-            value: a number; NaN and infinity are kept too.
+            value: a number, or a tensor of one; NaN and infinity are kept too.
             step: index of the optimizer step that the value belongs to, from 0; any integer, numpy's and torch's too.
 
         Raises:
@@ -132,7 +151,20 @@ class Session:
         number = index(step)
         if not -MAX_STEP <= number <= MAX_STEP:
             raise ValueError(f"`step` must fit into 64 bits, but is {number} instead.")
-        self._outbox.write(Point(legal_key(key), number, now_ms(), float(value)))
+        key, time_ms = legal_key(key), now_ms()
+        if self._devices.holds(value):
+            arrival = self._devices.copy([value])
+            self._arrivals.expect(arrival, lambda values: self._write(Point(key, number, time_ms, values[0])))
+        else:
+            self._write(Point(key, number, time_ms, float(value)))
+
+    def _write(self, point: Point) -> None:
+        self._outbox.write(point)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps a GradScaler has skipped, of all optimizers, since this session began."""
+        return sum(recorder.skipped_steps for recorder in self._recorders)
 
     @property
     def steps(self) -> int:
@@ -174,9 +206,16 @@ class Session:
         if self._status is None and os.getpid() == self._pid:  # A forked child must not end what is its parent's.
             self._status = Status(status)
             self.pause()
+            self._receive_all()
             for recorder in self._recorders:
                 self._keys.release(recorder.groups)
             self._outbox.end(self._status, self.us_per_step)
+
+    def _receive_all(self) -> None:
+        try:
+            self._arrivals.receive_all()
+        except Exception as error:  # noqa: BLE001 - the device may be what has failed
+            _warn(f"lrtape: could not read a value that was logged from the device: {error!r}")
 
     def close(self, status: str = Status.FINISHED) -> None:
         """Stop recording, and wait until everything is stored; idempotent.
@@ -200,10 +239,7 @@ class Session:
             raise
         if missing:
             self.run.leave()  # What has not arrived comes with its status, later.
-            try:
-                warnings.warn(f"lrtape: {missing}", stacklevel=2)
-            except UserWarning:  # where warnings are errors
-                print(f"lrtape: {missing}", file=sys.stderr)  # noqa: T201
+            _warn(f"lrtape: {missing}")
         else:
             self.run.finish(self._status or Status(status))
 
@@ -218,6 +254,13 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(Status.after(error))
+
+
+def _warn(text: str) -> None:
+    try:
+        warnings.warn(text, stacklevel=3)
+    except UserWarning:  # where warnings are errors
+        print(text, file=sys.stderr)  # noqa: T201
 
 
 def attach(

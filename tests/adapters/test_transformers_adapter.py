@@ -156,7 +156,7 @@ def test_accumulation_a_skipped_step_and_a_group_added_later_after_a_failure(sto
     assert columns(tape, "lr/head", "lr/backbone") == optimizer.used
     assert list(tape["lr/head"].steps) == [1, 2, 3, 5, 6, 7, 8, 9]
     assert list(tape["lr/backbone"].steps) == [7, 8, 9]
-    assert set(tape) == {"lr/head", "lr/backbone"}
+    assert set(tape) == {"lr/head", "lr/backbone", "health/skipped_steps"}
     assert run.info.status == "FINISHED"
     assert client.get_run(failed_id).info.status == "FAILED"
     assert len(read_run(failed_id, store)["lr/head"]) == 2
