@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import compress
+from sys import modules
 from time import perf_counter_ns, time_ns
 from typing import Any, Protocol, SupportsFloat
 
@@ -17,7 +18,7 @@ from lrtape.arrivals import CUDA, Devices, LateStep, LateSteps
 from lrtape.errors import ConfigError
 from lrtape.groups import FROZEN
 from lrtape.keys import GroupNames, Keys, legal_key
-from lrtape.step_hooks import StepHooks
+from lrtape.step_hooks import DYNAMO, StepHooks, keep_compiler_out
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record, now_ms
 
 AMBIGUOUS_LR = "ambiguous-lr"
@@ -162,6 +163,8 @@ class Recorder:
 
     def before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """See `lrtape.step_hooks.Watcher`."""
+        if DYNAMO in modules:
+            keep_compiler_out()
         sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
         if sampled:
             begin = perf_counter_ns()

@@ -25,6 +25,7 @@ from lrtape.outbox import KeepingOutbox, NoOutbox, Outbox, PrintingOutbox, Spool
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap, ReplayOutbox
 from lrtape.spool_folder import SpoolFolder
+from lrtape.step_hooks import innermost
 from lrtape.tape import Finding, Group, Point, Record, Status, now_ms
 from lrtape.tracking.no_run import NoRun
 
@@ -283,7 +284,7 @@ def attach(
             train()
 
     Args:
-        optimizers: at least one.
+        optimizers: at least one; a wrapper, as Lightning's and Accelerate's, stands for what it wraps.
         names: one for each optimizer; its metric keys are then ``lr/<name>/<group>``. Without names the first
             optimizer has ``lr/<group>``, and any later one ``lr/<class>_<index>/<group>``.
         model: names the param groups, where they have no names of their own, after the modules they belong to.
@@ -306,6 +307,7 @@ def attach(
     """
     if not optimizers:
         raise ConfigError("`attach` needs at least one optimizer, but was given none: lrtape.attach(optimizer).")
+    optimizers = tuple(innermost(optimizer) for optimizer in optimizers)
     for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(
