@@ -17,8 +17,7 @@ def train(
 ) -> None:
     """Train `model` on what it returns as its loss, and record the lrs and the loss of every update."""
     model, optimizer, scheduler, batches = accelerator.prepare(model, optimizer, scheduler, batches)
-    inner = optimizer.optimizer  # type: ignore[attr-defined] # within accelerate's wrapper
-    with lrtape.attach(inner, model=model) as session:
+    with lrtape.attach(optimizer, model=model) as session:
         for batch in batches:
             with accelerator.accumulate(model):
                 step = session.steps
@@ -28,4 +27,4 @@ def train(
                 scheduler.step()
                 optimizer.zero_grad()
             if session.steps > step:
-                session.log("train/loss", loss.item(), step)
+                session.log("train/loss", loss.detach(), step)

@@ -107,7 +107,7 @@ class LRTapeCallback(TrainerCallback):
 
     def _open(self, optimizer: Optimizer, model: Module, first_step: int) -> Session:
         session = attach(
-            getattr(optimizer, "optimizer", optimizer),  # out of accelerate's wrapper
+            optimizer,
             model=model,
             print_every_n_steps=self._print_every_n_steps,
             folder=self._folder,
