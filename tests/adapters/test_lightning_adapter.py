@@ -242,11 +242,12 @@ class NoOptimizer(Net):
         lambda net: trainer(False, LRTape()).validate(net, data(), verbose=False),
         lambda net: trainer(False, LRTape(), max_steps=0).fit(net, data()),
         lambda net: trainer(False, LRTape(), max_steps=1).fit(NoOptimizer(), data()),
+        lambda net: trainer(False, LRTape(), fast_dev_run=True).fit(net, data()),
     ],
-    ids=["validate", "no steps", "no optimizer"],
+    ids=["validate", "no steps", "no optimizer", "fast_dev_run"],
 )
 def test_where_nothing_steps_nothing_is_opened(store: str, use: Callable[[Net], object]) -> None:
-    """Validation, a fit without steps and one without an optimizer leave no run and no spool."""
+    """Validation, a fit without steps, one without an optimizer and a trial one leave no run and no spool."""
     mlflow.set_tracking_uri(store)
     use(Net())
 

@@ -7,7 +7,8 @@ from typing import Any
 from torch.nn import Module
 from torch.optim import LBFGS, Optimizer
 
-from lrtape.session import ACTIVE_RUN, CLOSE_TIMEOUT_S, FOLDER, Session, attach, check_fsync, check_interval
+from lrtape import Session, attach
+from lrtape.session import CLOSE_TIMEOUT_S, FOLDER
 from lrtape.tape import Status
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.uri import resolve_tracking_uri
@@ -41,9 +42,6 @@ class LRTape(Callback):
         keep_spool: see there.
         fsync_every_s: see there.
         close_timeout_s: see there.
-
-    Raises:
-        ConfigError: an argument is wrong.
     """
 
     def __init__(
@@ -55,8 +53,6 @@ class LRTape(Callback):
         fsync_every_s: float | None = None,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
-        check_interval(print_every_n_steps)
-        check_fsync(fsync_every_s)
         self._print_every_n_steps = print_every_n_steps
         self._folder = folder
         self._keep_spool = keep_spool
@@ -66,16 +62,16 @@ class LRTape(Callback):
         self._saved_steps: list[int] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to record; a fit that makes no step does not come here.
+        """Begin to record; a fit that makes no step does not come here, and one with ``fast_dev_run`` is not recorded.
 
         Raises:
-            ConfigError: two param groups would share a metric.
+            ConfigError: an argument is wrong, or two param groups would share a metric.
             TrackingError: the tracking store cannot be reached.
         """
         self._session = None
         # Where configure_optimizers() returns None, Lightning puts in one that has no lr and no other default.
         optimizers = [optimizer for optimizer in trainer.optimizers if optimizer.defaults]
-        if not optimizers:
+        if not optimizers or trainer.fast_dev_run:  # in which Lightning logs nothing either
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         saved = self._saved_steps if len(self._saved_steps) == len(optimizers) else [step] * len(optimizers)
@@ -146,4 +142,4 @@ def _run_of(loggers: Sequence[Any]) -> MlflowRun | str:
         # By name: Lightning has two packages, and each of them a class of its own.
         if any(base.__name__ == "MLFlowLogger" for base in type(logger).__mro__):
             return MlflowRun.join(logger.run_id, resolve_tracking_uri(logger.experiment.tracking_uri))
-    return ACTIVE_RUN
+    return "active"

@@ -12,7 +12,8 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session, attach, check_fsync, check_interval
+from lrtape import Session, attach
+from lrtape.session import CLOSE_TIMEOUT_S, FOLDER
 from lrtape.tape import Status
 
 
@@ -40,9 +41,6 @@ class LRTapeCallback(TrainerCallback):
         keep_spool: see there.
         fsync_every_s: see there.
         close_timeout_s: see there.
-
-    Raises:
-        ConfigError: an argument is wrong.
     """
 
     _unfinished: ClassVar[dict[int, Session]] = {}
@@ -57,8 +55,6 @@ class LRTapeCallback(TrainerCallback):
         fsync_every_s: float | None = None,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
-        check_interval(print_every_n_steps)
-        check_fsync(fsync_every_s)
         self._print_every_n_steps = print_every_n_steps
         self._folder = folder
         self._keep_spool = keep_spool
@@ -95,7 +91,8 @@ class LRTapeCallback(TrainerCallback):
         """Begin to record at the first step, when every callback has begun; count as the Trainer does.
 
         Raises:
-            ConfigError: two param groups would share a metric, also with an earlier training in the same run.
+            ConfigError: an argument is wrong, or two param groups would share a metric, perhaps one of them of an
+                earlier training in the same run.
             TrackingError: the tracking store cannot be reached.
         """
         step = state.global_step + 1
