@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from lrtape.columns import Columns
 from lrtape.outbox import KeepingOutbox, NoOutbox
+from lrtape.recorder import STEPS_SKIPPED
 from lrtape.session import Session, default_name
 from lrtape.tracking.no_run import NoRun
 
@@ -113,6 +114,7 @@ def amp(attach: Attach, **options: Any) -> Truth:
         loop.truth.update(loop.keys, step)
         loop.scheduler.step()
     assert session.skipped_steps == 3
+    assert [finding.code for finding in session.findings] == [STEPS_SKIPPED]
     return loop.truth
 
 

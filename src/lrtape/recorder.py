@@ -23,6 +23,7 @@ from lrtape.tape import Finding, Group, GroupLayout, Point, Record, now_ms
 
 AMBIGUOUS_LR = "ambiguous-lr"
 CUDA_GRAPH = "cuda-graph"
+STEPS_SKIPPED = "steps-skipped"
 SKIPPED_STEPS = "health/skipped_steps"
 """Metric: how many steps were skipped so far, at the next step that was not."""
 SAMPLE_MASK = 0x3F
@@ -258,6 +259,17 @@ class Recorder:
             self._skip()
         self._has_begun = None
         self._see_what_is_plain()
+
+    def skips(self) -> list[Finding]:
+        """What is to be said of the skipped steps so far."""
+        if not self.skipped_steps:
+            return []
+        message = (
+            f"{self.skipped_steps} of {self.steps + self.skipped_steps} steps were skipped by a GradScaler, as their "
+            "gradients had overflowed. They used no lr and have no row; a scheduler that was stepped all the same has "
+            "come further than the optimizer."
+        )
+        return [Finding(STEPS_SKIPPED, message, self.groups[0].key, self.steps, "note")]
 
     def _skip(self) -> None:
         self.skipped_steps += 1

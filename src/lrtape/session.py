@@ -190,7 +190,9 @@ class Session:
     @property
     def findings(self) -> list[Finding]:
         """What a person should know about what was recorded."""
-        return self._findings + [finding for recorder in self._recorders for finding in recorder.findings]
+        return self._findings + [
+            finding for recorder in self._recorders for finding in (*recorder.findings, *recorder.skips())
+        ]
 
     @property
     def us_per_step(self) -> float | None:
@@ -210,6 +212,8 @@ class Session:
             self._receive_all()
             for recorder in self._recorders:
                 self._keys.release(recorder.groups)
+                for finding in recorder.skips():
+                    self._outbox.write(finding)
             self._outbox.end(self._status, self.us_per_step)
 
     def _receive_all(self) -> None:
