@@ -49,10 +49,18 @@ LAYERS = [
     ["session", "recover", "range_test"],
     ["autologging"],
     ["app"],
-    ["cli"],
+    ["cli", "adapters"],
 ]
 MAY_IMPORT_WITHIN_LINE = {"errors", "tape", "keys", "tracking", "app"}
-ONLY_IN = {"mlflow": {"tracking"}, "hydra": {"app"}, "omegaconf": {"app"}, "optuna": {"app"}}
+ONLY_IN = {
+    "mlflow": {"tracking"},
+    "hydra": {"app"},
+    "omegaconf": {"app"},
+    "optuna": {"app"},
+    "lightning": {"adapters"},
+    "pytorch_lightning": {"adapters"},
+    "transformers": {"adapters"},
+}
 LEVEL = {module: level for level, line in enumerate(LAYERS) for module in line}
 
 

@@ -107,6 +107,7 @@ class Recorder:
                 )
         self.steps = first_step
         self.skipped_steps = 0
+        self._least = 0
         self.last: Record | None = None
         self.findings: list[Finding] = []
         self.samples_ns: deque[int] = deque(maxlen=MAX_SAMPLES)
@@ -138,6 +139,21 @@ class Recorder:
         optimizer = self._optimizer()
         if optimizer is not None:
             self._hooks = StepHooks(optimizer, self)
+
+    def align(self, step: int) -> None:
+        """Give the next step to begin at least the index `step`; called between two steps."""
+        self._least = step
+        if self.steps < step and not self._late:
+            self.steps = step
+
+    def reread(self) -> None:
+        """Take the lrs as they are now for the step that is under way, if there is one.
+
+        For who knows that it has not updated anything yet: a closure may have set them since the step began.
+        """
+        optimizer = self._optimizer()
+        if self._lrs is not None and optimizer is not None:
+            self.before_step(optimizer, (), {})
 
     def record(self) -> None:
         """Record a step for which torch calls no hook: the replay of a CUDA graph, with the lrs as they are now."""
@@ -213,7 +229,7 @@ class Recorder:
         lrs = [group["lr"] for group in self._moving]
         found_inf = getattr(optimizer, "found_inf", None)  # GradScaler gives it to a fused optimizer
         if self._late or found_inf is not None or any(map(self._late.devices.holds, lrs)):
-            return self._late.begin(lrs, found_inf)
+            return self._late.begin(lrs, found_inf, self._least)
         return [float(lr) for lr in lrs]
 
     def _end_late(self, optimizer: Optimizer, step: LateStep, time_ms: int) -> None:
@@ -227,6 +243,7 @@ class Recorder:
         if found_inf:
             self._skip()
             return
+        self.steps = max(self.steps, step.least)
         self._commit(step.groups, step.time_ms, lrs)
         if step.changed is not None:
             self._tell_ambiguity(step.groups[step.changed].key, lrs[step.changed], f"from {lrs[step.changed]!r}")

@@ -127,8 +127,12 @@ class Session:
         Called between two steps; takes less than a microsecond.
         """
         for recorder in self._recorders:
-            if recorder.steps < step:
-                recorder.steps = step
+            recorder.align(step)
+
+    def reread(self) -> None:
+        """Take the lrs as they are now for the steps that are under way; see `Recorder.reread`."""
+        for recorder in self._recorders:
+            recorder.reread()
 
     def log(self, key: str, value: "float | Tensor", step: int) -> None:
         """Record any other value, the loss say, beside the learning rates.
@@ -167,6 +171,11 @@ class Session:
     def steps(self) -> int:
         """Index of the next step of the first optimizer: how many are recorded, with those of `first_step`."""
         return self._recorders[0].steps
+
+    @property
+    def next_steps(self) -> list[int]:
+        """Index of the next step of each optimizer, for a checkpoint: see ``first_step`` of `attach`."""
+        return [recorder.steps for recorder in self._recorders]
 
     @property
     def last(self) -> Record | None:
@@ -269,7 +278,7 @@ def attach(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
-    first_step: int = 0,
+    first_step: int | Sequence[int] = 0,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
 
@@ -293,7 +302,8 @@ def attach(
             not wait. By default a spool survives the death of this process, but perhaps not a power failure.
         close_timeout_s: how long `Session.close` waits for the tracking store.
         first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
-            how many steps it had made. Give the id of the old run as `run`, and its curves go on.
+            how many steps it had made. Give the id of the old run as `run`, and its curves go on. A list has one for
+            each optimizer, as `Session.next_steps` has.
 
     Raises:
         ConfigError: an argument is wrong, or two param groups would share a metric.
@@ -317,7 +327,14 @@ def attach(
         )
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
-    check_first_step(first_step)
+    first_steps = list(first_step) if isinstance(first_step, Sequence) else [first_step] * len(optimizers)
+    for step in first_steps:
+        check_first_step(step)
+    if len(first_steps) != len(optimizers):
+        raise ConfigError(
+            f"`first_step` must be a number, or hold one for each of the {len(optimizers)} optimizers, but is "
+            f"{first_steps} instead."
+        )
 
     names = names or [default_name(optimizer, position) for position, optimizer in enumerate(optimizers)]
     param_paths = _param_paths(model)
@@ -326,16 +343,16 @@ def attach(
         Recorder(optimizer, position, keys, name, param_paths)  # refuses what is wrong before there is a run
     joined = _join(run)
     overlap = None
-    if first_step and not isinstance(joined, NoRun):
+    if any(first_steps) and not isinstance(joined, NoRun):
         try:
-            overlap = Overlap(joined.points_from(first_step))
+            overlap = Overlap(joined.points_from(min(first_steps)))
         except LRTapeError:
             joined.finish(Status.FAILED)
             raise
     session = open_session(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, overlap)
     try:
-        for optimizer, name in zip(optimizers, names, strict=True):
-            session.add(optimizer, name, param_paths, first_step=first_step)
+        for optimizer, name, step in zip(optimizers, names, first_steps, strict=True):
+            session.add(optimizer, name, param_paths, first_step=step)
     except ConfigError:
         session.close(Status.FAILED)
         raise
