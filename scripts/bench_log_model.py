@@ -14,21 +14,22 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Run
+from mlflow.entities import LoggedModelOutput
 
 import lrtape
 
 N_STEPS = 100_000
 N_REPEATS = 3
-OPTIONS = {"serialization_format": "pickle", "pip_requirements": ["torch"]}
+OPTIONS: dict[str, Any] = {"serialization_format": "pickle", "pip_requirements": ["torch"]}
 """So that MLflow does not look for the requirements of the model, which takes seconds and is no concern of ours."""
 
 
-def record(n_steps: int) -> Run:
+def record(n_steps: int) -> Any:
     """A run with a tape of one param group."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     with mlflow.start_run() as run, lrtape.attach(optimizer, close_timeout_s=600.0):
@@ -37,13 +38,13 @@ def record(n_steps: int) -> Run:
     return run
 
 
-def log_within(run: Run, model: torch.nn.Module) -> str:
+def log_within(run: Any, model: torch.nn.Module) -> str:
     """As most people do it."""
     with mlflow.start_run(run_id=run.info.run_id):
         return str(mlflow.pytorch.log_model(model, name="model", **OPTIONS).model_id)
 
 
-def log_outside(run: Run, model: torch.nn.Module) -> str:
+def log_outside(run: Any, model: torch.nn.Module) -> str:
     """A model that is linked to the run; then, where no run is active, what is in it."""
     linked = mlflow.initialize_logged_model(
         "model", source_run_id=run.info.run_id, experiment_id=run.info.experiment_id
@@ -53,7 +54,7 @@ def log_outside(run: Run, model: torch.nn.Module) -> str:
     return str(linked.model_id)
 
 
-def seconds(log: Callable[[Run, torch.nn.Module], str], run: Run, model: torch.nn.Module) -> float:
+def seconds(log: Callable[[Any, torch.nn.Module], str], run: Any, model: torch.nn.Module) -> float:
     """The median of some; checks that each is linked to the run and can be loaded."""
     taken = []
     for _ in range(N_REPEATS):
@@ -61,7 +62,7 @@ def seconds(log: Callable[[Run, torch.nn.Module], str], run: Run, model: torch.n
         model_id = log(run, model)
         taken.append(time.perf_counter() - begin)
         logged = MlflowClient().get_logged_model(model_id)
-        outputs = MlflowClient().get_run(run.info.run_id).outputs
+        outputs: Any = MlflowClient().get_run(run.info.run_id).outputs
         assert (str(logged.status), logged.source_run_id) == ("READY", run.info.run_id), logged
         assert model_id in {output.model_id for output in outputs.model_outputs}
         assert isinstance(mlflow.pytorch.load_model(f"runs:/{run.info.run_id}/model"), torch.nn.Linear)

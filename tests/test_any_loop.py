@@ -19,6 +19,7 @@ from lrtape.columns import Columns
 from lrtape.destination import Destination
 from lrtape.keys import optimizer_name
 from lrtape.outbox import KeepingOutbox, NoOutbox
+from lrtape.recorder import STEPS_SKIPPED
 from lrtape.session import Session
 
 Curve = list[float]
@@ -114,6 +115,7 @@ def amp(attach: Attach, **options: Any) -> Truth:
         loop.truth.update(loop.keys, step)
         loop.scheduler.step()
     assert session.skipped_steps == 3
+    assert [finding.code for finding in session.findings] == [STEPS_SKIPPED]
     return loop.truth
 
 

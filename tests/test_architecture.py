@@ -50,10 +50,18 @@ LAYERS = [
     ["open_sessions", "tapes_of_thread"],
     ["attaching", "autologging"],
     ["app"],
-    ["cli"],
+    ["cli", "adapters"],
 ]
 MAY_IMPORT_WITHIN_LINE = {"errors", "tape", "keys", "tracking", "app"}
-ONLY_IN = {"mlflow": {"tracking"}, "hydra": {"app"}, "omegaconf": {"app"}, "optuna": {"app"}}
+ONLY_IN = {
+    "mlflow": {"tracking"},
+    "hydra": {"app"},
+    "omegaconf": {"app"},
+    "optuna": {"app"},
+    "lightning": {"adapters"},
+    "pytorch_lightning": {"adapters"},
+    "transformers": {"adapters"},
+}
 LEVEL = {module: level for level, line in enumerate(LAYERS) for module in line}
 
 

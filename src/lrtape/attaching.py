@@ -41,7 +41,7 @@ def attach(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
-    first_step: int = 0,
+    first_step: int | Sequence[int] = 0,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
 
@@ -73,7 +73,8 @@ def attach(
             not wait. By default a spool survives the death of this process, but perhaps not a power failure.
         close_timeout_s: how long `Session.close` waits for the tracking store.
         first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
-            how many steps it had made. Give the id of the old run as `run`, and its curves go on.
+            how many steps it had made. Give the id of the old run as `run`, and its curves go on. A list has one for
+            each optimizer, as `Session.next_steps` has.
 
     Raises:
         ConfigError: an argument is wrong, or two param groups would share a metric, or some of the optimizers are
@@ -84,7 +85,7 @@ def attach(
     _check(optimizers, names, model)
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
-    check_first_step(first_step)
+    first_steps = _first_steps(first_step, len(optimizers))
     asked = {
         "optimizers": tuple(map(id, optimizers)),
         "names": None if names is None else tuple(names),
@@ -94,7 +95,7 @@ def attach(
         "keep_spool": keep_spool,
         "fsync_every_s": fsync_every_s,
         "close_timeout_s": close_timeout_s,
-        "first_step": first_step,
+        "first_step": first_steps,
     }
     if (already := _already_open(optimizers, run, asked)) is not None:
         return already
@@ -107,7 +108,9 @@ def attach(
 
     def open_run(joined: "Run") -> Destination:
         try:
-            overlap = None if isinstance(joined, NoRun) or not first_step else Overlap(joined.points_from(first_step))
+            overlap = None
+            if any(first_steps) and not isinstance(joined, NoRun):
+                overlap = Overlap(joined.points_from(min(first_steps)))
         except LRTapeError:
             joined.finish(Status.FAILED)
             raise
@@ -118,8 +121,8 @@ def attach(
     else:
         session = Session(open_run(join(run)), close_timeout_s)
     try:
-        for optimizer, name in zip(optimizers, names, strict=True):
-            session.add(optimizer, name, param_paths, first_step=first_step)
+        for optimizer, name, step in zip(optimizers, names, first_steps, strict=True):
+            session.add(optimizer, name, param_paths, first_step=step)
     except ConfigError:
         session.close(Status.FAILED)
         raise
@@ -241,6 +244,18 @@ def print_lrs(optimizer: Optimizer, model: Module | None = None) -> None:
 
 def _param_paths(model: Module | None) -> dict[int, str]:
     return {} if model is None else {id(param): path for path, param in model.named_parameters()}
+
+
+def _first_steps(first_step: int | Sequence[int], n_optimizers: int) -> list[int]:
+    first_steps = list(first_step) if isinstance(first_step, Sequence) else [first_step] * n_optimizers
+    for step in first_steps:
+        check_first_step(step)
+    if len(first_steps) != n_optimizers:
+        raise ConfigError(
+            f"`first_step` must be a number, or hold one for each of the {n_optimizers} optimizers, but is "
+            f"{first_steps} instead."
+        )
+    return first_steps
 
 
 def check_first_step(first_step: int) -> None:

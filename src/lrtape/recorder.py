@@ -23,6 +23,7 @@ from lrtape.tape import Finding, Group, GroupLayout, Point, Record, now_ms
 
 AMBIGUOUS_LR = "ambiguous-lr"
 CUDA_GRAPH = "cuda-graph"
+STEPS_SKIPPED = "steps-skipped"
 SKIPPED_STEPS = "health/skipped_steps"
 """Metric: how many steps were skipped so far, at the next step that was not."""
 SAMPLE_MASK = 0x3F
@@ -105,7 +106,9 @@ class Recorder:
                     f"{param_group.get('lr')!r} instead. lrtape records the 'lr' of each param group."
                 )
         self.steps = first_step
+        self._resumes = first_step > 0
         self.skipped_steps = 0
+        self._least = 0
         self.last: Record | None = None
         self.findings: list[Finding] = []
         self.samples_ns: deque[int] = deque(maxlen=MAX_SAMPLES)
@@ -154,7 +157,7 @@ class Recorder:
         self._write = writer.write
         self._tend = writer.tend
         self._keys = keys
-        reserve = keys.resume_numbered if self.steps else keys.reserve_numbered
+        reserve = keys.resume_numbered if self._resumes else keys.reserve_numbered
         self._renamed += self._names.rename(lambda name: reserve(name, self._name))
         self.groups = self.named_now(self.groups)
         self.moving_groups = self.named_now(self.moving_groups)
@@ -163,6 +166,21 @@ class Recorder:
         """The groups of a step that was made before `move`, by their new names; any others as they are."""
         new = tuple(next((now for before, now in self._renamed if before is group), group) for group in groups)
         return groups if new == groups else new
+
+    def align(self, step: int) -> None:
+        """Give the next step to begin at least the index `step`; called between two steps."""
+        self._least = step
+        if self.steps < step and not self._late:
+            self.steps = step
+
+    def reread(self) -> None:
+        """Take the lrs as they are now for the step that is under way, if there is one.
+
+        For who knows that it has not updated anything yet: a closure may have set them since the step began.
+        """
+        optimizer = self._optimizer()
+        if self._lrs is not None and optimizer is not None:
+            self.before_step(optimizer, (), {})
 
     def record(self) -> None:
         """Record a step for which torch calls no hook: the replay of a CUDA graph, with the lrs as they are now."""
@@ -238,7 +256,7 @@ class Recorder:
         lrs = [group["lr"] for group in self._moving]
         found_inf = getattr(optimizer, "found_inf", None)  # GradScaler gives it to a fused optimizer
         if self._late or found_inf is not None or any(map(self._late.devices.holds, lrs)):
-            return self._late.begin(lrs, found_inf)
+            return self._late.begin(lrs, found_inf, self._least)
         return [float(lr) for lr in lrs]
 
     def _end_late(self, optimizer: Optimizer, step: LateStep, time_ms: int) -> None:
@@ -252,6 +270,7 @@ class Recorder:
         if found_inf:
             self._skip()
             return
+        self.steps = max(self.steps, step.least)
         self._commit(self.named_now(step.groups) if self._renamed else step.groups, step.time_ms, lrs)
         if step.changed is not None:
             self._tell_ambiguity(step.groups[step.changed].key, lrs[step.changed], f"from {lrs[step.changed]!r}")
@@ -267,6 +286,17 @@ class Recorder:
             self._skip()
         self._has_begun = None
         self._see_what_is_plain()
+
+    def skips(self) -> list[Finding]:
+        """What is to be said of the skipped steps so far."""
+        if not self.skipped_steps:
+            return []
+        message = (
+            f"{self.skipped_steps} of {self.steps + self.skipped_steps} steps were skipped by a GradScaler, as their "
+            "gradients had overflowed. They used no lr and have no row; a scheduler that was stepped all the same has "
+            "come further than the optimizer."
+        )
+        return [Finding(STEPS_SKIPPED, message, self.groups[0].key, self.steps, "note")]
 
     def _skip(self) -> None:
         self.skipped_steps += 1

@@ -176,8 +176,12 @@ class Session:
         Called between two steps; takes less than a microsecond.
         """
         for recorder in self._recorders:
-            if recorder.steps < step:
-                recorder.steps = step
+            recorder.align(step)
+
+    def reread(self) -> None:
+        """Take the lrs as they are now for the steps that are under way; see `Recorder.reread`."""
+        for recorder in self._recorders:
+            recorder.reread()
 
     def log(self, key: str, value: float | Tensor, step: int) -> None:
         """Record any other value, the loss say, beside the learning rates; after the end it is only warned about.
@@ -230,6 +234,11 @@ class Session:
         return self._recorders[0].steps
 
     @property
+    def next_steps(self) -> list[int]:
+        """Index of the next step of each optimizer, for a checkpoint: see ``first_step`` of `attach`."""
+        return [recorder.steps for recorder in self._recorders]
+
+    @property
     def last(self) -> Record | None:
         """The last recorded step of the first optimizer."""
         return self._recorders[0].last
@@ -245,7 +254,9 @@ class Session:
     @property
     def findings(self) -> list[Finding]:
         """What a person should know about what was recorded."""
-        return self._findings + [finding for recorder in self._recorders for finding in recorder.findings]
+        return self._findings + [
+            finding for recorder in self._recorders for finding in (*recorder.findings, *recorder.skips())
+        ]
 
     @property
     def us_per_step(self) -> float | None:
@@ -274,6 +285,8 @@ class Session:
                 self._go_to(Destination())
             for recorder in self._recorders:
                 self._keys.release(recorder.groups)
+                for finding in recorder.skips():
+                    self._outbox.write(finding)
             self._outbox.end(self._status, self.us_per_step)
 
     def _receive_all(self) -> None:
