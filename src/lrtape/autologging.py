@@ -13,12 +13,15 @@ from pathlib import Path
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.errors import ConfigError
+from lrtape.ranks import these_ranks
 from lrtape.session import (
     ACTIVE_RUN,
     CLOSE_TIMEOUT_S,
     FOLDER,
     Session,
+    check_compared,
     check_fsync,
     check_interval,
     default_name,
@@ -36,6 +39,7 @@ def autolog(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
+    compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> None:
     """Record every step of every optimizer of this process, whenever it is made, into the active MLflow run.
 
@@ -54,6 +58,8 @@ def autolog(
         keep_spool: see `attach`.
         fsync_every_s: see `attach`.
         close_timeout_s: see `attach`.
+        compare_ranks_every_n_steps: see `attach`. Where another run becomes active on rank 0, the ranks are compared no
+            longer, for the others do not know that.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -66,19 +72,34 @@ def autolog(
         return
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
+    check_compared(compare_ranks_every_n_steps)
     if _autolog is not None:
         if _autolog.is_on:
             return
         _autolog.close()
 
-    from lrtape.tracking.mlflow_run import active_run  # late: mlflow takes a second to import
-
     def open_new() -> Session:
         return open_session(
-            ACTIVE_RUN, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, shows_progress=False
+            ACTIVE_RUN,
+            print_every_n_steps,
+            folder,
+            keep_spool,
+            fsync_every_s,
+            close_timeout_s,
+            shows_progress=False,
+            compare_ranks_every_n_steps=compare_ranks_every_n_steps,
         )
 
-    _autolog = _Autolog(active_run, open_new)
+    _autolog = _Autolog(_find_active_run(), open_new)
+
+
+def _find_active_run() -> Callable[[], tuple[str | None, str | None]]:
+    """What tells the active run; where another rank records, there is none, and mlflow is not needed."""
+    if not these_ranks().records:
+        return lambda: (None, None)
+    from lrtape.tracking.mlflow_run import active_run  # late: mlflow takes a second to import
+
+    return active_run
 
 
 class _Autolog:
@@ -115,6 +136,8 @@ class _Autolog:
             _warn(f"lrtape cannot record, and autolog is off: {error}")
 
     def _follow_active_run(self) -> None:
+        if self._open and not self._open[-1].run_id:
+            return  # Another rank records.
         run_id, parent_id = self._active_run()
         if self._open and run_id == self._open[-1].run_id:
             return

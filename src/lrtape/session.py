@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Self
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from lrtape.agreement import COMPARE_EVERY_N_STEPS, Agreement, FollowingOutbox, LeadingOutbox, NoAgreement
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.groups import moving_lrs
 from lrtape.keys import Keys, group_names, legal_key
 from lrtape.lines import format_lrs
 from lrtape.outbox import KeepingOutbox, NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
+from lrtape.ranks import these_ranks
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap, ReplayOutbox
 from lrtape.spool_folder import SpoolFolder
@@ -52,6 +54,7 @@ class Session:
         close_timeout_s: how long `close` waits.
         findings: what the outbox finds goes here.
         shows_progress: whether `close` shows how far it is, on a terminal, when it takes long.
+        agreement: with the other ranks.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class Session:
         close_timeout_s: float = CLOSE_TIMEOUT_S,
         findings: list[Finding] | None = None,
         shows_progress: bool = True,
+        agreement: Agreement | None = None,
     ) -> None:
         self.run = run
         self._outbox = outbox
+        self._agreement: Agreement = agreement or NoAgreement()
         self._findings = [] if findings is None else findings
         self._keys = _keys_of_run.setdefault(run.run_id, Keys()) if run.run_id else Keys()
         self._close_timeout_s = close_timeout_s
@@ -122,6 +127,16 @@ class Session:
         self._outbox.write(Point(legal_key(key), number, now_ms(), float(value)))
 
     @property
+    def run_id(self) -> str:
+        """Of the run that is recorded into; empty without one.
+
+        In a training of several processes rank 0 alone has a run, and the others ask for its id: it is known to them
+        after the first collective that follows `attach` on rank 0, which the first step of DDP is. Until then, and
+        where rank 0 records nothing, it is empty.
+        """
+        return self.run.run_id or self._agreement.run_id
+
+    @property
     def steps(self) -> int:
         """Index of the next step of the first optimizer: how many are recorded, with those of `first_step`."""
         return self._recorders[0].steps
@@ -172,6 +187,8 @@ class Session:
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
+        if self._status is None:
+            self._agreement.settle(Status(status))
         self.stop(status)
         try:
             missing = self._outbox.wait(self._close_timeout_s, self._shows_progress)
@@ -213,6 +230,7 @@ def attach(
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
     first_step: int = 0,
+    compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
 
@@ -220,6 +238,10 @@ def attach(
 
         with lrtape.attach(optimizer):
             train()
+
+    In a training of several processes, call it on every rank or on rank 0 alone, after ``init_process_group``: rank 0
+    records, and the others print nothing, open no run and no spool, and compare their learning rates with those of
+    rank 0.
 
     Args:
         optimizers: at least one.
@@ -237,6 +259,8 @@ def attach(
         close_timeout_s: how long `Session.close` waits for the tracking store.
         first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
             how many steps it had made. Give the id of the old run as `run`, and its curves go on.
+        compare_ranks_every_n_steps: how often the ranks are compared, if there are several; ``None`` for never. A
+            difference is a finding on rank 0, ``ranks-differ``.
 
     Raises:
         ConfigError: an argument is wrong, or two param groups would share a metric.
@@ -260,6 +284,7 @@ def attach(
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
     check_first_step(first_step)
+    check_compared(compare_ranks_every_n_steps)
 
     names = names or [default_name(optimizer, position) for position, optimizer in enumerate(optimizers)]
     param_paths = _param_paths(model)
@@ -274,7 +299,16 @@ def attach(
         except LRTapeError:
             joined.finish(Status.FAILED)
             raise
-    session = open_session(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, overlap)
+    session = open_session(
+        joined,
+        print_every_n_steps,
+        folder,
+        keep_spool,
+        fsync_every_s,
+        close_timeout_s,
+        overlap,
+        compare_ranks_every_n_steps=compare_ranks_every_n_steps,
+    )
     try:
         for optimizer, name in zip(optimizers, names, strict=True):
             session.add(optimizer, name, param_paths, first_step=first_step)
@@ -294,6 +328,7 @@ def open_session(
     overlap: Overlap | None = None,
     shows_progress: bool = True,
     columns: Columns | None = None,
+    compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> Session:
     """A session that records nothing yet; raises what `attach` raises.
 
@@ -307,9 +342,11 @@ def open_session(
         overlap: what the run has already of the steps that are recorded now; it is not written a second time.
         shows_progress: see `Session`.
         columns: keeps what is recorded in memory, too.
+        compare_ranks_every_n_steps: see `attach`.
     """
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
+    ranks = these_ranks()
     joined = _join(run)
     outbox: Outbox = NoOutbox()
     if not isinstance(joined, NoRun):
@@ -322,11 +359,16 @@ def open_session(
     if overlap is not None:
         outbox = replay = ReplayOutbox(outbox, overlap)
         findings = replay.findings
-    if print_every_n_steps is not None:
+    if print_every_n_steps is not None and ranks.records:
         outbox = PrintingOutbox(outbox, print_every_n_steps)
     if columns is not None:
         outbox = KeepingOutbox(outbox, columns)
-    return Session(outbox, joined, close_timeout_s, findings, shows_progress)
+    agreement: Agreement | None = None
+    if not ranks.records:
+        outbox = agreement = FollowingOutbox(outbox, ranks.rank, compare_ranks_every_n_steps)
+    elif ranks.n_ranks > 1:
+        outbox = agreement = LeadingOutbox(outbox, joined.run_id, findings, compare_ranks_every_n_steps)
+    return Session(outbox, joined, close_timeout_s, findings, shows_progress, agreement)
 
 
 def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_every_s: float | None) -> SpoolOutbox:
@@ -344,7 +386,7 @@ def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_eve
 
 
 def _join(run: "MlflowRun | PlannedRun | NoRun | ActiveRun | str | None") -> "MlflowRun | PlannedRun | NoRun":
-    if run is None or isinstance(run, NoRun):
+    if run is None or isinstance(run, NoRun) or not these_ranks().records:
         return NoRun()
 
     # Late: mlflow takes a second to import.
@@ -410,4 +452,17 @@ def check_first_step(first_step: int) -> None:
         raise ConfigError(
             f"`first_step` must be a whole number >= 0, but is {first_step!r} instead. It is the index of the next "
             "step: how many steps the optimizer had made at the checkpoint."
+        )
+
+
+def check_compared(compare_ranks_every_n_steps: int | None) -> None:
+    """Refuse an interval that is not one.
+
+    Raises:
+        ConfigError: it is less than 1.
+    """
+    if compare_ranks_every_n_steps is not None and compare_ranks_every_n_steps < 1:
+        raise ConfigError(
+            f"`compare_ranks_every_n_steps` must be at least 1, but is {compare_ranks_every_n_steps} instead. `None` "
+            "is for never."
         )
