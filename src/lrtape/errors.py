@@ -29,5 +29,22 @@ class PrunedError(LRTapeError, RuntimeError):
     """A trial of a search is not worth its remaining epochs: neither a success nor a failure."""
 
 
+class RankFailedError(LRTapeError, RuntimeError):
+    """Another process of a training has failed, and so this one ends.
+
+    Args:
+        text: which one, and why.
+        exit_code: of that process.
+    """
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class RankKilledError(RankFailedError):
+    """Another process of a training is gone without a word."""
+
+
 class SweepFailedError(LRTapeError, RuntimeError):
     """Not every trial of a sweep was trained to its end."""

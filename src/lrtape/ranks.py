@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]  # torch 2.13
 
 NOTE_TIMEOUT_S = 5.0
 """For the store to answer at all; it takes 0.1 ms."""
