@@ -28,10 +28,13 @@ SETTLE_S = 2.0
 """How long one rank waits at its end for the others, to compare the last step too."""
 POLL_S = 0.01
 
+TOPIC = "agreement"
 _RUN, _LRS, _END, _DIFFERENCE, _N_JOINED, _N_DONE = "run", "lrs", "end", "difference", "joined", "done"
 
-_session_numbers = itertools.count()
-"""The sessions of every process are numbered alike: a note of the second one is not taken for one of the first."""
+_session_numbers = itertools.count(1)
+"""Of the sessions of rank 0, so that a note of one is not taken for one of the next."""
+_numbers_met: set[int] = set()
+"""Which of them a session of this rank has been compared with: each with one."""
 
 Row = tuple[str, int, float]
 """A key, a step, and the lr that the step used."""
@@ -43,6 +46,13 @@ class _Difference(msgspec.Struct):
     step: int
     lr: float
     lr_of_rank_0: float
+
+
+class _Used(msgspec.Struct):
+    """What rank 0 has used in its session of this number."""
+
+    session: int
+    rows: list[Row]
 
 
 class Agreement(Protocol):
@@ -109,7 +119,6 @@ class _Ranks:
     """
 
     def __init__(self, outbox: Outbox, every_n_steps: int | None) -> None:
-        self._topic = str(next(_session_numbers))
         self._board: Board | None = None
         self._is_on = every_n_steps is not None
         self._steps = _Steps(every_n_steps)
@@ -120,7 +129,7 @@ class _Ranks:
 
     def _find_board(self) -> Board | None:
         """The board, once there is a process group; it stays where the group is destroyed."""
-        if self._board is None and (board := Board.find(self._topic)) is not None:
+        if self._board is None and (board := Board.find(TOPIC)) is not None:
             self._board = board
             self._on_board(board)
         return self._board
@@ -145,6 +154,7 @@ class LeadingOutbox(_Ranks):
     def __init__(self, outbox: Outbox, run_id: str, findings: list[Finding], every_n_steps: int | None) -> None:
         super().__init__(outbox, every_n_steps)
         self._id = run_id
+        self._session = next(_session_numbers)
         self._findings = findings
         with contextlib.suppress(Exception):  # It is tried again.
             self._find_board()
@@ -164,6 +174,11 @@ class LeadingOutbox(_Ranks):
 
     def _on_board(self, board: Board) -> None:
         board.put(_RUN, self._id.encode())
+        self._put(board, _LRS, [])
+        self._put(board, _END, [])
+
+    def _put(self, board: Board, key: str, rows: list[Row]) -> None:
+        board.put(key, msgspec.msgpack.encode(_Used(self._session, rows)))
 
     def write(self, frame: Frame) -> bool:
         """See `Outbox.write`."""
@@ -172,7 +187,7 @@ class LeadingOutbox(_Ranks):
             try:
                 board = self._find_board()
                 if board is not None:
-                    board.put(_LRS, msgspec.msgpack.encode(self._steps.rows()))
+                    self._put(board, _LRS, self._steps.rows())
                     self._look_for_difference(board)
             except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
                 self._switch_off(error)
@@ -186,16 +201,17 @@ class LeadingOutbox(_Ranks):
             board = self._find_board()
             if board is None:
                 return
-            board.put(_END, msgspec.msgpack.encode(self._steps.rows(with_last=True)))
+            self._put(board, _END, self._steps.rows(with_last=True))
             deadline = time.monotonic() + (SETTLE_S if status == Status.FINISHED else 0.0)
-            while board.count(_N_DONE) < board.count(_N_JOINED) and time.monotonic() < deadline:
+            done, joined = f"{_N_DONE}/{self._session}", f"{_N_JOINED}/{self._session}"
+            while board.count(done) < board.count(joined) and time.monotonic() < deadline:
                 time.sleep(POLL_S)
             self._look_for_difference(board)
         except Exception as error:  # noqa: BLE001 - it is no reason to fail a training
             self._switch_off(error)
 
     def _look_for_difference(self, board: Board) -> None:
-        note = board.read(_DIFFERENCE)
+        note = board.read(f"{_DIFFERENCE}/{self._session}")
         if note is None:
             return
         self._is_on = False  # Once is enough.
@@ -227,6 +243,8 @@ class FollowingOutbox(_Ranks):
     def __init__(self, outbox: Outbox, rank: int, every_n_steps: int | None) -> None:
         super().__init__(outbox, every_n_steps)
         self._rank = rank
+        self._session = 0
+        """Of rank 0, with which this one is compared; 0 as long as that has not begun."""
 
     @property
     def run_id(self) -> str:
@@ -237,48 +255,57 @@ class FollowingOutbox(_Ranks):
             return (note or b"").decode()
         return ""
 
-    def _on_board(self, board: Board) -> None:
-        if self._is_on:
-            board.count(_N_JOINED, one_more=True)
-
     def write(self, frame: Frame) -> bool:
         """See `Outbox.write`."""
         if self._steps.see(frame) and self._is_on:
             try:
                 board = self._find_board()
-                if board is not None:
-                    self._compare(board, board.read(_LRS), self._steps.rows())
+                if board is not None and (used := self._read(board, _LRS)) is not None:
+                    self._compare(board, used, self._steps.rows())
             except Exception:  # noqa: BLE001 - whatever it is, the training goes on; rank 0 says so
                 self._is_on = False
         return self._write(frame)
 
     def settle(self, status: Status) -> None:
         """See `Agreement.settle`."""
-        if not self._is_on:
+        board = self._board
+        if not self._is_on or board is None or not self._session:
             return
         try:
-            board = self._find_board()
-            if board is None:
-                return
             deadline = time.monotonic() + (SETTLE_S if status == Status.FINISHED else 0.0)
-            while (note := board.read(_END)) is None and time.monotonic() < deadline:
+            while (used := self._read(board, _END)) is not None:
+                if used.rows:
+                    self._compare(board, used, self._steps.rows(with_last=True))
+                if used.rows or time.monotonic() >= deadline:
+                    break
                 time.sleep(POLL_S)
-            self._compare(board, note or board.read(_LRS), self._steps.rows(with_last=True))
-            board.count(_N_DONE, one_more=True)
+            if self._is_on:
+                board.count(f"{_N_DONE}/{self._session}", one_more=True)
         except Exception:  # noqa: BLE001 - it is no reason to fail a training
             self._is_on = False
 
-    def _compare(self, board: Board, note: bytes | None, rows: list[Row]) -> None:
-        """Compare what both ranks have by now; of a difference, the first step counts."""
+    def _read(self, board: Board, key: str) -> _Used | None:
+        """A note of rank 0; ``None`` where its session has not begun, or is over."""
+        note = board.read(key)
         if note is None:
-            return
-        lead = {(key, step): lr for key, step, lr in msgspec.msgpack.decode(note, type=list[Row])}
+            return None
+        used = msgspec.msgpack.decode(note, type=_Used)
+        if not self._session and used.session not in _numbers_met:
+            self._session = used.session
+            _numbers_met.add(used.session)
+            board.count(f"{_N_JOINED}/{self._session}", one_more=True)
+        return used if used.session == self._session else None
+
+    def _compare(self, board: Board, used: _Used, rows: list[Row]) -> None:
+        """Compare what both ranks have by now; of a difference, the first step counts."""
+        lead = {(key, step): lr for key, step, lr in used.rows}
         for key, step, lr in sorted(rows, key=lambda row: row[1]):
             of_rank_0 = lead.get((key, step), lr)
             if lr != of_rank_0 and not (math.isnan(lr) and math.isnan(of_rank_0)):
-                board.put(_DIFFERENCE, msgspec.msgpack.encode(_Difference(self._rank, key, step, lr, of_rank_0)))
-                self._is_on = False
-                board.count(_N_DONE, one_more=True)
+                difference = _Difference(self._rank, key, step, lr, of_rank_0)
+                board.put(f"{_DIFFERENCE}/{self._session}", msgspec.msgpack.encode(difference))
+                self._is_on = False  # Once is enough.
+                board.count(f"{_N_DONE}/{self._session}", one_more=True)
                 return
 
 

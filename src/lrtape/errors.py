@@ -43,7 +43,16 @@ class RankFailedError(LRTapeError, RuntimeError):
 
 
 class RankKilledError(RankFailedError):
-    """Another process of a training is gone without a word."""
+    """Other processes of a training are gone without a word.
+
+    Args:
+        text: which ones.
+        ranks: of those that are known.
+    """
+
+    def __init__(self, text: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(text)
+        self.ranks = ranks
 
 
 class SweepFailedError(LRTapeError, RuntimeError):

@@ -31,7 +31,7 @@ from lrtape.app.trainer import TRAIN_LOSS, Trainer, metric_names, resolve_device
 from lrtape.app.watch import Watch
 from lrtape.app.world import World, open_world
 from lrtape.columns import Columns
-from lrtape.errors import ConfigError, TrainingDivergedError
+from lrtape.errors import ConfigError, RankKilledError, TrackingError, TrainingDivergedError
 from lrtape.keys import Keys
 from lrtape.plan import Plan
 from lrtape.ranks import Ranks, these_ranks
@@ -160,6 +160,7 @@ def _train(
         run = world.agree(lambda: _entered(opened, _open_run(prepared, overrides, world.ranks)))
         run.log_text(mask_credentials(OmegaConf.to_yaml(config_of(prepared.cfg))), _config_path(resumption))
         watch.begin(run)
+        (run_id, *_) = world.gather(run.run_id)
         bookmark = Bookmark(Path(settings.tracking.folder), settings.tracking.experiment)
         checkpoints = Checkpoints(
             output_dir / CHECKPOINTS,
@@ -188,6 +189,9 @@ def _train(
                     )
                 if current_child.get() is not None:  # before its shipper can end the run
                     _conclude_trial(run, objective, metrics[objective])
+            except RankKilledError as error:
+                _tell_of_rank_0(error, world.ranks, settings, run_id)
+                raise
             finally:
                 watch.conclude(run, session, trainer.skipped_steps, trainer.never_updated(session))
             run.log_artifact(checkpoints.last, "checkpoints")
@@ -199,6 +203,17 @@ def _train(
 def _entered(stack: contextlib.ExitStack, run: "Run") -> "Run":
     stack.enter_context(run)
     return run
+
+
+def _tell_of_rank_0(error: RankKilledError, ranks: Ranks, settings: Settings, run_id: str) -> None:
+    """Of a run whose rank 0 was killed, its shipper sets the status; the first rank that is left says why."""
+    first_alive = min({*range(ranks.n_ranks)} - {*error.ranks})
+    if 0 in error.ranks and ranks.rank == first_alive and run_id and settings.tracking.uri:
+        from lrtape.tracking.mlflow_run import ERROR, MlflowRun  # late: mlflow takes a second to import
+
+        with contextlib.suppress(TrackingError):
+            run = MlflowRun.join(run_id, settings.tracking.uri)
+            run.set_tags({ERROR: f"{type(error).__name__}: {error}"})
 
 
 def _conclude_trial(run: "Run", name: str, objective: float) -> None:

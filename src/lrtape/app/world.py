@@ -25,7 +25,7 @@ from lrtape.errors import ConfigError, LRTapeError, RankFailedError, RankKilledE
 from lrtape.ranks import ALONE, Board, Ranks, these_ranks
 
 NOTE_DELAY_S = 3.0
-"""How long to wait for the last word of a rank that is gone: it is sent before its process ends."""
+"""How long to wait for the last word of a rank on another machine that is gone: it is sent before its process ends."""
 CLOSING_S = 90.0
 """How long the other ranks wait for rank 0, which stores what is left; ``torchrun`` waits 30 s after a signal."""
 POLL_S = 0.05
@@ -241,6 +241,7 @@ class _Several(World):
         is_lost = _is_of_connection(error)
         deadline = time.monotonic() + (NOTE_DELAY_S if is_lost else 0.0)
         while True:
+            killed = self._dead_ranks() if is_lost else ()  # What one of them had to say, it has said by now.
             with contextlib.suppress(Exception):  # The board may be gone with its rank.
                 note = self._board.read(_CRASH)
                 if note is None and not is_lost:
@@ -252,15 +253,16 @@ class _Several(World):
                     return RankFailedError(note.decode())
             if not is_lost:
                 return None
-            if time.monotonic() >= deadline - NOTE_DELAY_S / 2 and (killed := self._dead_ranks()):
-                return RankKilledError(" and ".join(f"rank {rank} was killed" for rank in killed))
+            if killed:
+                return RankKilledError(" and ".join(f"rank {rank} was killed" for rank in killed), killed)
             if time.monotonic() >= deadline:
                 return RankKilledError(f"another rank was lost: {error}")
             time.sleep(POLL_S)
 
-    def _dead_ranks(self) -> list[int]:
+    def _dead_ranks(self) -> tuple[int, ...]:
+        """On this machine; of others nothing is known."""
         here = socket.gethostname()
-        return [rank for rank, (host, pid) in enumerate(self._pids) if host == here and _is_dead(pid)]
+        return tuple(rank for rank, (host, pid) in enumerate(self._pids) if host == here and _is_dead(pid))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
