@@ -1,0 +1,216 @@
+"""`torchrun --nproc-per-node=2 train.py`: two real processes that train one model."""
+
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from mlflow import MlflowClient
+
+from lrtape.app.checkpoint import load_checkpoint
+from lrtape.app.config import check
+from lrtape.app.train import train
+from lrtape.tape import Tape
+from lrtape.tracking.history import read_run
+
+BIN = Path(sys.executable).parent
+DEADLINE_S = 120.0
+N_EPOCHS = 6
+N_STEPS = 3 * N_EPOCHS
+
+MY_DATA = """
+import os, signal, time
+import torch
+from torch.utils.data import TensorDataset
+from lrtape.app.data import Data
+
+RANK = int(os.environ.get("RANK", "0"))
+
+def data():
+    # The last window of an epoch has 9 samples, and the last batch of that 1: less than there are processes.
+    inputs = torch.randn(41, 3, generator=torch.Generator().manual_seed(1))
+    dataset = TensorDataset(inputs, inputs[:, :2].sign())
+    calls = iter(range(10**9))
+
+    def loss(outputs, targets):
+        value = torch.nn.functional.mse_loss(outputs, targets)
+        if not torch.is_grad_enabled():
+            return value
+        what = os.environ.get(f"RANK_{RANK}_AT_{next(calls)}")
+        if what == "raise":
+            raise ValueError("a bug of the user's")
+        if what is not None:
+            os.kill(os.getpid(), getattr(signal, what))
+        # Each rank draws its own random numbers, which shall go on where they were.
+        return value + NOISE * torch.rand(())
+
+    return Data(train=dataset, val=dataset, loss=loss)
+
+NOISE = 1e-3
+
+class Net(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+"""
+
+TINY = [
+    *("~data", "+data._target_=my_data.data", "~model", "+model._target_=my_data.Net"),
+    *("scheduler=reducelronplateau", "scheduler.patience=0", "scheduler.threshold=0.2", "optimizer=adam"),
+    *("param_groups=frozen_backbone", "param_groups.unfreeze_at_epoch=2", f"trainer.epochs={N_EPOCHS}"),
+    *("trainer.accumulate_grad_batches=2", "trainer.clip_grad_norm=1.0"),
+]
+OF_TWO, OF_ONE = "trainer.batch_size=4", "trainer.batch_size=8"
+ELSEWHERE = ["tracking.uri=sqlite:///{0}.db", "tracking.folder={0}", "hydra.run.dir={0}/output"]
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(store: str, tmp_path: Path, start_process: Start) -> Start:
+    """Starts `lrtape train` in two processes, in a folder with an empty store and a user's module."""
+    (tmp_path / "my_data.py").write_text(textwrap.dedent(MY_DATA))
+    torchrun = [str(BIN / "torchrun"), "--nproc-per-node=2", "--no-python", str(BIN / "lrtape"), "train"]
+    return lambda *overrides, **environment: start_process(*torchrun, *overrides, OMP_NUM_THREADS="1", **environment)
+
+
+def the_run(store: str) -> Any:
+    client = MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("lrtape")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return run
+
+
+def curves(store: str) -> dict[str, list[tuple[int, float]]]:
+    """Every value of the only run at its step, without the times."""
+    tape: Tape = read_run(the_run(store).info.run_id, store)
+    return {key: list(zip(series.steps, series.values, strict=True)) for key, series in tape.items()}
+
+
+def outputs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("outputs/*/*"))
+
+
+def exit_codes(text: str) -> list[int]:
+    """What torchrun says of the processes, by rank."""
+    found = re.findall(r"rank +: (\d).*\n +exitcode +: (-?\d+)", text)
+    return [int(code) for _, code in sorted(found)]
+
+
+def test_two_processes_train_as_one_and_go_on_after_crash_and_signal(
+    start: Start, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same global batch the learning rates of two processes are those of one, and the losses to rounding: with
+    accumulation, clipping, a plateau, a layer that is thawed, and a last batch that not every process has a share of.
+    There is one run, written, printed and saved by rank 0 alone.
+
+    A training that is cut off, by an exception of one rank, by SIGKILL of one rank, and by SIGTERM, goes on each time
+    with `trainer.resume=last`, and ends with the curves and the weights of the one in one piece, bit for bit.
+    """
+    (tmp_path / "two.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
+    (tmp_path / "one.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
+    whole = start(*TINY, OF_TWO, *(text.format("two") for text in ELSEWHERE))
+    out, text = whole.communicate(timeout=DEADLINE_S)
+    assert whole.returncode == 0, text
+    two = f"sqlite:///{tmp_path / 'two.db'}"
+    in_one_piece = curves(two)
+
+    assert out.count("epoch 1/6") == out.count("To look:") == 1
+    assert the_run(two).data.tags["lrtape.n_ranks"] == "2"
+    assert the_run(two).data.tags["lrtape.complete"] == "true"
+    assert the_run(two).info.status == "FINISHED"
+    assert len({step for step, _ in in_one_piece["lr/head"]}) == N_STEPS
+    assert not (tmp_path / "train.log").exists()
+
+    single = of_one_process(tmp_path, monkeypatch)
+    assert {lr for _, lr in single["lr/head"]} > {0.001}, "the plateau is seen"
+    assert {key: rows for key, rows in in_one_piece.items() if key.startswith(("lr/", "frozen/"))} == {
+        key: rows for key, rows in single.items() if key.startswith(("lr/", "frozen/"))
+    }
+    for key, tolerance in (("val/loss", 1e-6), ("train/loss", 1.1e-3)):
+        assert [step for step, _ in in_one_piece[key]] == [step for step, _ in single[key]]
+        assert [loss for _, loss in in_one_piece[key]] == pytest.approx(
+            [loss for _, loss in single[key]], abs=tolerance
+        )
+
+    crashed = start(*TINY, OF_TWO, RANK_1_AT_9="raise")
+    out, text = crashed.communicate(timeout=DEADLINE_S)
+    run = the_run(store)
+    assert crashed.returncode != 0
+    assert run.info.status == "FAILED"
+    assert run.data.tags["lrtape.error"] == "RankFailedError: rank 1 failed: ValueError: a bug of the user's"
+    assert run.data.tags["lrtape.complete"] == "true"
+    assert [step for step, _ in curves(store)["lr/head"]] == [0, 1, 2, 3]
+    assert "[rank1]: ValueError: a bug of the user's" in text
+    assert "[rank0]: Traceback" not in text
+    assert "lrtape: rank 1 failed: ValueError: a bug of the user's\n" in text
+
+    killed = start("trainer.resume=last", RANK_1_AT_14="SIGKILL")
+    out, text = killed.communicate(timeout=DEADLINE_S)
+    run = the_run(store)
+    assert exit_codes(text) == [1, -9]
+    assert run.info.status == "KILLED"
+    assert run.data.tags["lrtape.error"] == "RankKilledError: rank 1 was killed"
+    assert [step for step, _ in curves(store)["lr/head"]] == [*range(10)]
+    assert "Traceback" not in text.partition("torch/distributed/elastic/multiprocessing/errors")[0].rpartition("\n")[0]
+
+    # Of one rank alone: the other hears of it, and torchrun does not end it before it is done.
+    stopped = start("trainer.resume=last", RANK_1_AT_9="SIGTERM")
+    out, text = stopped.communicate(timeout=DEADLINE_S)
+    checkpoint = load_checkpoint(outputs(tmp_path)[-1] / "checkpoints" / "last.pt")
+    assert exit_codes(text) == [143, 143]
+    assert the_run(store).info.status == "KILLED"
+    assert checkpoint["next_step"] == len(curves(store)["lr/head"])
+    assert len(checkpoint["losses"]) > 0, "the case is wrong: it was the end of an epoch"
+    assert text.count("lrtape: interrupted by SIGTERM") == text.count("Checkpoint: ") == 1
+    assert "torchrun --nproc-per-node=2 --no-python lrtape train trainer.resume=" in text
+
+    resumed = start("trainer.resume=last")
+    assert resumed.wait(DEADLINE_S) == 0, resumed.communicate()
+    assert the_run(store).info.status == "FINISHED"
+    assert curves(store) == in_one_piece
+    weights = load_checkpoint(outputs(tmp_path)[-1] / "checkpoints" / "last.pt")["model"]
+    expected = load_checkpoint(tmp_path / "two" / "output" / "checkpoints" / "last.pt")["model"]
+    assert all(torch.equal(weights[key], value) for key, value in expected.items())
+    assert len(outputs(tmp_path)) == 4, "rank 1 has none of its own"
+    assert not list((tmp_path / ".lrtape").glob("*/spool"))
+
+
+def of_one_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, float]]]:
+    """The curves of the same training in this process; and another number of processes cannot go on with it."""
+    uri = f"sqlite:///{folder / 'one.db'}"
+    monkeypatch.syspath_prepend(str(folder))
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("lrtape.conf", version_base="1.3"):
+        cfg = hydra.compose("train", [*TINY, OF_ONE, f"tracking.uri={uri}", "tracking.folder=one"])
+        train(cfg, check(cfg, folder), folder / "one", [])
+        of_two = folder / "two" / "output" / "checkpoints" / "last.pt"
+        cfg = hydra.compose("train", [f"trainer.resume={of_two}", "tracking=off"])
+        with pytest.raises(Exception, match=r"2 have trained for .*, and now there are 1: .* Start 2 with torchrun"):
+            train(cfg, check(cfg, folder), folder / "one", [])
+    GlobalHydra.instance().clear()
+    return curves(uri)
+
+
+def test_rank_0_is_killed(start: Start, store: str, tmp_path: Path) -> None:
+    """Its shipper sends what it has recorded and sets the run to KILLED, and a rank that is left says why."""
+    killed = start(*TINY, OF_TWO, RANK_0_AT_9="SIGKILL")
+    _, text = killed.communicate(timeout=DEADLINE_S)
+    deadline = time.monotonic() + DEADLINE_S
+    while the_run(store).info.status == "RUNNING" or list((tmp_path / ".lrtape").glob("*/spool")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run = the_run(store)
+
+    assert exit_codes(text) == [-9, 1]
+    assert run.info.status == "KILLED"
+    assert run.data.tags["lrtape.error"] == "RankKilledError: rank 0 was killed"
+    assert [step for step, _ in curves(store)["lr/head"]] == [0, 1, 2, 3]
