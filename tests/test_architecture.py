@@ -22,6 +22,8 @@ LAYERS = [
         "spool_folder",
         "tape_file",
         "groups",
+        "step_hooks",
+        "arrivals",
         "schedules",
         "reasons",
         "snapshot",
@@ -47,10 +49,18 @@ LAYERS = [
     ["session", "recover", "range_test"],
     ["autologging"],
     ["app"],
-    ["cli"],
+    ["cli", "adapters"],
 ]
 MAY_IMPORT_WITHIN_LINE = {"errors", "tape", "keys", "tracking", "app"}
-ONLY_IN = {"mlflow": {"tracking"}, "hydra": {"app"}, "omegaconf": {"app"}, "optuna": {"app"}}
+ONLY_IN = {
+    "mlflow": {"tracking"},
+    "hydra": {"app"},
+    "omegaconf": {"app"},
+    "optuna": {"app"},
+    "lightning": {"adapters"},
+    "pytorch_lightning": {"adapters"},
+    "transformers": {"adapters"},
+}
 LEVEL = {module: level for level, line in enumerate(LAYERS) for module in line}
 
 

@@ -342,9 +342,10 @@ def test_a_run_of_somebody_else_is_not_ended(store: str) -> None:
 def test_a_resumed_loop_of_ones_own_doubles_nothing(store: str) -> None:
     """`attach(run=..., first_step=...)`: steps that are made again keep their first record."""
     run = MlflowRun.create(store)
-    with lrtape.attach(sgd(0.1), run=run.run_id) as first:
-        for optimizer in [first._recorders[0]._optimizer] * 20:
-            optimizer.step()
+    first = sgd(0.1)
+    with lrtape.attach(first, run=run.run_id):
+        for _ in range(20):
+            first.step()
     again = sgd(0.1)
     with lrtape.attach(again, run=run.run_id, first_step=10) as second:
         for _ in range(20):
@@ -353,6 +354,19 @@ def test_a_resumed_loop_of_ones_own_doubles_nothing(store: str) -> None:
     assert (second.steps, second.findings) == (30, [])
     assert list(read_run(run.run_id, store)["lr/g0"].steps) == list(range(30))
     assert MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags["lrtape.complete"] == "true"
+
+
+def test_each_optimizer_goes_on_where_it_was() -> None:
+    """`first_step` may have an index for each optimizer, as `next_steps` has, and nothing else; `align` only raises."""
+    optimizers = sgd(0.1), sgd(0.2)
+    with lrtape.attach(*optimizers, names=["one", "other"], run=None, first_step=[3, 5]) as session:
+        optimizers[1].step()
+        session.align(5)
+        assert session.next_steps == [5, 6]
+    with pytest.raises(ConfigError, match="one for each of the 2 optimizers"):
+        lrtape.attach(*optimizers, names=["one", "other"], run=None, first_step=[3])
+    with pytest.raises(ConfigError, match="must be a whole number >= 0, but is -1"):
+        lrtape.attach(*optimizers, names=["one", "other"], run=None, first_step=[3, -1])
 
 
 SCRIPT = """

@@ -2,22 +2,30 @@
 
 import contextlib
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import compress
+from sys import modules
 from time import perf_counter_ns, time_ns
 from typing import Any, Protocol, SupportsFloat
 
+import torch
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from lrtape.arrivals import CUDA, Devices, LateStep, LateSteps
 from lrtape.errors import ConfigError
 from lrtape.groups import FROZEN
-from lrtape.keys import GroupNames, Keys
-from lrtape.tape import Finding, Group, GroupLayout, Record
+from lrtape.keys import GroupNames, Keys, legal_key
+from lrtape.step_hooks import DYNAMO, StepHooks, keep_compiler_out
+from lrtape.tape import Finding, Group, GroupLayout, Point, Record, now_ms
 
 AMBIGUOUS_LR = "ambiguous-lr"
+CUDA_GRAPH = "cuda-graph"
+STEPS_SKIPPED = "steps-skipped"
+SKIPPED_STEPS = "health/skipped_steps"
+"""Metric: how many steps were skipped so far, at the next step that was not."""
 SAMPLE_MASK = 0x3F
 """One step of 64 is timed; never the first, which has more to do."""
 MAX_SAMPLES = 1000
@@ -29,7 +37,7 @@ _new_record = partial(tuple.__new__, Record)
 class FrameWriter(Protocol):
     """Where a recorder writes to."""
 
-    def write(self, frame: GroupLayout | Record | Finding) -> bool:
+    def write(self, frame: GroupLayout | Record | Point | Finding) -> bool:
         """Keep one frame and say whether it is safe. Called within every step: never raises, never waits."""
 
     def tend(self) -> None:
@@ -42,6 +50,12 @@ class Recorder:
     The lr of every group is read in a pre-hook and committed in the first post-hook that follows. So whatever set the
     lr before the step, it is what the step used; a step that raises commits nothing; and a ``step()`` that calls
     ``super().step()``, which fires the hooks twice, is recorded once, with what the inner call used.
+
+    A step that a GradScaler skips, as its gradients have overflowed, is none. A fused optimizer runs its ``step()``
+    even so, and tells on the device whether it has updated anything.
+
+    What lies on a GPU, an lr or that answer, is copied there and looked at when it has arrived; until then the step,
+    and those behind it, wait in memory, at most `lrtape.arrivals.MAX_WAITING` of them. Nothing waits for the GPU.
 
     A group that is flagged ``frozen`` (see `lrtape.groups`) has a key and no rows: an lr that moves nothing was not
     used. Its curve begins with the first step after it was thawed. A group must have the flag, true or false, when it
@@ -59,6 +73,16 @@ class Recorder:
             numbered in any case: training has started by then.
         first_step: index of the next step; more than 0 in a training that is resumed, which goes on with the keys that
             an earlier session of the run has released.
+        devices: what is not to be waited for.
+
+    Attributes:
+        steps: index of the next step.
+        skipped_steps: how many steps were skipped.
+        last: the last recorded step.
+        groups: all param groups.
+        moving_groups: those that have an lr in the records.
+        findings: what a person should know.
+        samples_ns: what some of the steps took here, in nanoseconds.
 
     Raises:
         ConfigError: two groups would share a key and are not to be numbered, or an lr is not a number.
@@ -73,6 +97,7 @@ class Recorder:
         param_paths: Mapping[int, str] | None = None,
         numbered: bool = False,
         first_step: int = 0,
+        devices: Devices = CUDA,
     ) -> None:
         for position, param_group in enumerate(optimizer.param_groups):
             if not isinstance(param_group.get("lr"), SupportsFloat):
@@ -81,52 +106,84 @@ class Recorder:
                     f"{param_group.get('lr')!r} instead. lrtape records the 'lr' of each param group."
                 )
         self.steps = first_step
+        self.skipped_steps = 0
+        self._least = 0
         self.last: Record | None = None
         self.findings: list[Finding] = []
         self.samples_ns: deque[int] = deque(maxlen=MAX_SAMPLES)
         self._before_ns = 0
-        self._optimizer = optimizer
         self._index = index
         self._keys = keys
         self._name = name
         self._names = GroupNames(param_paths)
-        self._write: Callable[[GroupLayout | Record | Finding], bool] = lambda _: False
+        self._write: Callable[[GroupLayout | Record | Point | Finding], bool] = lambda _: False
         self._tend: Callable[[], None] = lambda: None
-        self._hooks: list[RemovableHandle] = []
-        self._lrs: list[float] | None = None
-        self._layout_written = False
-        self._failed = False
+        self._hooks: StepHooks | None = None
+        self._late = LateSteps(devices, self._arrived)
+        self._is_plain = True
+        self._has_begun: bool | None = None
+        self._lrs: list[float] | LateStep | None = None
+        self._told_groups: tuple[Group, ...] | None = None
+        self._told_skips = 0
+        self._told: set[str] = set()
         reserve = keys.resume if first_step else keys.reserve
-        self._name_groups(keys.reserve_numbered if numbered else reserve)
+        self._name_groups(optimizer.param_groups, keys.reserve_numbered if numbered else reserve)
+        # Not held: who trains one model after the other wants the memory back.
+        self._optimizer = weakref.ref(optimizer, self._forget)
 
     def start(self, writer: FrameWriter) -> None:
         """Record from the next step on; `writer` gets a `GroupLayout` before the first `Record` and at each change."""
         self.stop()
         self._write = writer.write
         self._tend = writer.tend
-        self._hooks = [
-            self._optimizer.register_step_pre_hook(self._before_step),
-            self._optimizer.register_step_post_hook(self._after_step),
-        ]
+        optimizer = self._optimizer()
+        if optimizer is not None:
+            self._hooks = StepHooks(optimizer, self)
 
-    def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
+    def align(self, step: int) -> None:
+        """Give the next step to begin at least the index `step`; called between two steps."""
+        self._least = step
+        if self.steps < step and not self._late:
+            self.steps = step
+
+    def reread(self) -> None:
+        """Take the lrs as they are now for the step that is under way, if there is one.
+
+        For who knows that it has not updated anything yet: a closure may have set them since the step began.
+        """
+        optimizer = self._optimizer()
+        if self._lrs is not None and optimizer is not None:
+            self.before_step(optimizer, (), {})
+
+    def record(self) -> None:
+        """Record a step for which torch calls no hook: the replay of a CUDA graph, with the lrs as they are now."""
+        optimizer = self._optimizer()
+        if optimizer is not None:
+            self.before_step(optimizer, (), {})
+            self.after_step(optimizer, (), {})
+
+    def before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
+        """See `lrtape.step_hooks.Watcher`."""
+        if DYNAMO in modules:
+            keep_compiler_out()
         sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
         if sampled:
             begin = perf_counter_ns()
         try:
             if self._groups_changed(optimizer.param_groups):
-                self._name_groups(self._keys.reserve_numbered)
+                self._name_groups(optimizer.param_groups, self._keys.reserve_numbered)
             elif self._flagged and self._frozen != [group.get(FROZEN) for group in self._flagged]:
                 self._leave_out_frozen()
             # float() copies: a tensor lr is changed in place by its scheduler.
-            self._lrs = [float(group["lr"]) for group in self._moving]
+            self._lrs = [float(group["lr"]) for group in self._moving] if self._is_plain else self._begin(optimizer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self._lrs = None
-            self._cannot_record(error)
+            self._cannot_record(optimizer, error)
         if sampled:
             self._before_ns = perf_counter_ns() - begin
 
-    def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
+    def after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
+        """See `lrtape.step_hooks.Watcher`."""
         lrs = self._lrs
         if lrs is None:
             return  # The outer of two nested calls: the inner one is recorded already.
@@ -134,21 +191,97 @@ class Recorder:
         if sampled:
             begin = perf_counter_ns()
         self._lrs = None
-        if not self._layout_written:
-            self._layout_written = self._write(GroupLayout(self._index, self.moving_groups))
-        step = self.steps
-        self.steps = step + 1
-        self.last = record = _new_record((self._index, step, time_ns() // 1_000_000, lrs))  # now_ms(), without the call
-        if self._layout_written:
-            self._write(record)
-        if lrs != [group["lr"] for group in self._moving]:
-            self._lr_changed_within_step(record)
+        time_ms = time_ns() // 1_000_000  # now_ms(), without the call
+        if isinstance(lrs, LateStep):
+            self._end_late(optimizer, lrs, time_ms)
+        else:
+            self._commit(self.moving_groups, time_ms, lrs)
+            if lrs != [group["lr"] for group in self._moving]:
+                self._lr_changed(lrs)
         if sampled:
             self.samples_ns.append(self._before_ns + perf_counter_ns() - begin)
             self._tend()
 
-    def _name_groups(self, reserve: Callable[[str, str], Group]) -> None:
-        param_groups = self._optimizer.param_groups
+    def _commit(self, groups: tuple[Group, ...], time_ms: int, lrs: list[float]) -> None:
+        if groups is not self._told_groups:
+            self._tell_groups(groups, time_ms)
+        step = self.steps
+        self.steps = step + 1
+        self.last = record = _new_record((self._index, step, time_ms, lrs))
+        if self._told_groups is not None:
+            self._write(record)
+
+    def _tell_groups(self, groups: tuple[Group, ...], time_ms: int) -> None:
+        """What is to be told before the next record."""
+        self._told_groups = groups if self._write(GroupLayout(self._index, groups)) else None
+        if self.skipped_steps != self._told_skips:
+            self._told_skips = self.skipped_steps
+            key = legal_key(f"{SKIPPED_STEPS}/{self._name}" if self._name else SKIPPED_STEPS)
+            self._write(Point(key, self.steps, time_ms, float(self.skipped_steps)))
+
+    def _begin(self, optimizer: Optimizer) -> list[float] | LateStep | None:
+        """What the step uses, where that is not plain to see; ``None`` where nothing is updated now."""
+        if _is_capturing():
+            self._tell_capture(type(optimizer).__name__)
+            return None
+        if self._has_begun is not None:
+            self._has_begun = True
+        lrs = [group["lr"] for group in self._moving]
+        found_inf = getattr(optimizer, "found_inf", None)  # GradScaler gives it to a fused optimizer
+        if self._late or found_inf is not None or any(map(self._late.devices.holds, lrs)):
+            return self._late.begin(lrs, found_inf, self._least)
+        return [float(lr) for lr in lrs]
+
+    def _end_late(self, optimizer: Optimizer, step: LateStep, time_ms: int) -> None:
+        try:
+            self._late.end(step, self.moving_groups, time_ms, [group["lr"] for group in self._moving])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
+            self._cannot_record(optimizer, error)
+        self._see_what_is_plain()
+
+    def _arrived(self, step: LateStep, lrs: list[float], found_inf: float) -> None:
+        if found_inf:
+            self._skip()
+            return
+        self.steps = max(self.steps, step.least)
+        self._commit(step.groups, step.time_ms, lrs)
+        if step.changed is not None:
+            self._tell_ambiguity(step.groups[step.changed].key, lrs[step.changed], f"from {lrs[step.changed]!r}")
+
+    def before_scaler(self) -> None:
+        """See `lrtape.step_hooks.Watcher`."""
+        self._has_begun = False
+        self._see_what_is_plain()
+
+    def after_scaler(self, raised: bool) -> None:
+        """See `lrtape.step_hooks.Watcher`."""
+        if not self._has_begun and not raised:
+            self._skip()
+        self._has_begun = None
+        self._see_what_is_plain()
+
+    def skips(self) -> list[Finding]:
+        """What is to be said of the skipped steps so far."""
+        if not self.skipped_steps:
+            return []
+        message = (
+            f"{self.skipped_steps} of {self.steps + self.skipped_steps} steps were skipped by a GradScaler, as their "
+            "gradients had overflowed. They used no lr and have no row; a scheduler that was stepped all the same has "
+            "come further than the optimizer."
+        )
+        return [Finding(STEPS_SKIPPED, message, self.groups[0].key, self.steps, "note")]
+
+    def _skip(self) -> None:
+        self.skipped_steps += 1
+        self._told_groups = None  # and so it is told with the next record
+
+    def _forget(self, _: object) -> None:
+        """The optimizer is gone; its param groups hold its parameters."""
+        self._names = GroupNames()
+        for groups in (self._param_groups, self._flagged, self._moving):
+            groups.clear()
+
+    def _name_groups(self, param_groups: list[dict[str, Any]], reserve: Callable[[str, str], Group]) -> None:
         self.groups = self._names.assign(param_groups, lambda name: reserve(name, self._name))
         self._param_groups = list(param_groups)
         self._flagged = [group for group in param_groups if FROZEN in group]
@@ -159,7 +292,13 @@ class Recorder:
         moves = [not group.get(FROZEN) for group in self._param_groups]
         self._moving = list(compress(self._param_groups, moves))
         self.moving_groups = tuple(compress(self.groups, moves))
-        self._layout_written = False
+        # Looked at here, and not in every step: an lr that becomes a tensor later is right too, but is waited for.
+        values = (value for group in self._param_groups for value in (group["lr"], *group["params"]))
+        self._is_on_device = any(map(self._late.devices.holds, values))
+        self._see_what_is_plain()
+
+    def _see_what_is_plain(self) -> None:
+        self._is_plain = not (self._is_on_device or self._late or self._has_begun is not None)
 
     def _groups_changed(self, param_groups: list[dict[str, Any]]) -> bool:
         # Comparing lists compares identities first, and nothing else as long as all are the same: 1 ns a group, where
@@ -169,37 +308,66 @@ class Recorder:
         except RuntimeError:
             return True  # Parameters of two different groups, which cannot be compared.
 
-    def _cannot_record(self, error: Exception) -> None:
-        if not self._failed:
-            self._failed = True
+    def _cannot_record(self, optimizer: Optimizer | None, error: Exception) -> None:
+        if "failed" not in self._told:
+            self._told.add("failed")
             _warn(
-                f"lrtape could not record step {self.steps} of {type(self._optimizer).__name__} ({error!r}); the "
+                f"lrtape could not record step {self.steps} of {type(optimizer).__name__} ({error!r}); the "
                 "training goes on, and so does the recording of the steps that can be read."
             )
 
-    def _lr_changed_within_step(self, record: Record) -> None:
-        """Say, once, that something set an lr between our two hooks, perhaps before the update."""
-        if self.findings:
-            return
-        now = [group["lr"] for group in self._moving]
-        index = next(index for index, lr in enumerate(record.lrs) if now[index] != lr)
-        key = self.moving_groups[index].key
-        finding = Finding(
+    def _lr_changed(self, lrs: list[float]) -> None:
+        now = [float(group["lr"]) for group in self._moving]
+        index = next(index for index, lr in enumerate(lrs) if now[index] != lr)
+        self._tell_ambiguity(self.moving_groups[index].key, lrs[index], f"from {lrs[index]!r} to {now[index]!r}")
+
+    def _tell_ambiguity(self, key: str, lr: float, change: str) -> None:
+        """Say that something set an lr between our two hooks, perhaps before the update."""
+        step = self.steps - 1
+        self._tell(
             AMBIGUOUS_LR,
-            f"{key} changed from {record.lrs[index]!r} to {now[index]!r} while step {record.step} ran, and nothing "
-            f"tells which of the two the step used; {record.lrs[index]!r} is recorded. Set the lr before "
-            "optimizer.step(), and step the scheduler after it has returned.",
+            f"{key} changed {change} while step {step} ran, and nothing tells which of the two the step used; {lr!r} "
+            "is recorded. Set the lr before optimizer.step(), and step the scheduler after it has returned.",
             key,
-            record.step,
+            step,
         )
-        self.findings.append(finding)
-        self._write(finding)
-        _warn(finding.message)
+
+    def _tell_capture(self, class_name: str) -> None:
+        self._tell(
+            CUDA_GRAPH,
+            f"the step of {class_name} was captured into a CUDA graph, whose replays run no Python, and so are "
+            "not recorded by themselves. Call session.record() after each graph.replay(), before the scheduler is "
+            "stepped.",
+            self.groups[0].key,
+            self.steps,
+        )
+
+    def _tell(self, code: str, message: str, key: str, step: int) -> None:
+        """Say it once."""
+        if code not in self._told:
+            self._told.add(code)
+            finding = Finding(code, message, key, step)
+            self.findings.append(finding)
+            self._write(finding)
+            _warn(message)
 
     def stop(self) -> None:
-        """Record no more steps, until `start`; idempotent."""
-        for hook in self._hooks:
-            hook.remove()
+        """Record no more steps, until `start`; idempotent. Waits for what is on its way from a device."""
+        if self._hooks is None:
+            return
+        self._hooks.remove()
+        self._hooks = None
+        try:
+            self._late.receive_all()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
+            self._cannot_record(self._optimizer(), error)
+        if self.skipped_steps != self._told_skips:
+            self._tell_groups(self.moving_groups, now_ms())
+
+
+def _is_capturing() -> bool:
+    """Whether kernels are noted down, in a CUDA graph, and not run."""
+    return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def _warn(text: str) -> None:

@@ -16,6 +16,7 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lrtape.agreement import COMPARE_EVERY_N_STEPS, Agreement, FollowingOutbox, LeadingOutbox, NoAgreement
+from lrtape.arrivals import CUDA, Arrivals, Devices
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.groups import moving_lrs
@@ -26,10 +27,13 @@ from lrtape.ranks import these_ranks
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap, ReplayOutbox
 from lrtape.spool_folder import SpoolFolder
+from lrtape.step_hooks import innermost
 from lrtape.tape import Finding, Group, Point, Record, Status, now_ms
 from lrtape.tracking.no_run import NoRun
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lrtape.tracking.mlflow_run import ActiveRun, MlflowRun
     from lrtape.tracking.planned_run import PlannedRun
 
@@ -54,6 +58,7 @@ class Session:
         close_timeout_s: how long `close` waits.
         findings: what the outbox finds goes here.
         shows_progress: whether `close` shows how far it is, on a terminal, when it takes long.
+        devices: what is not to be waited for.
         agreement: with the other ranks.
     """
 
@@ -64,6 +69,7 @@ class Session:
         close_timeout_s: float = CLOSE_TIMEOUT_S,
         findings: list[Finding] | None = None,
         shows_progress: bool = True,
+        devices: Devices = CUDA,
         agreement: Agreement | None = None,
     ) -> None:
         self.run = run
@@ -74,6 +80,8 @@ class Session:
         self._close_timeout_s = close_timeout_s
         self._shows_progress = shows_progress
         self._recorders: list[Recorder] = []
+        self._devices = devices
+        self._arrivals = Arrivals()
         self._status: Status | None = None
         self._closed = False
         self._pid = os.getpid()
@@ -95,7 +103,9 @@ class Session:
             ConfigError: see `Recorder`; also where a session of this process has recorded such keys in the same run,
                 unless that session is over and `first_step` says that this one goes on where it ended.
         """
-        recorder = Recorder(optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step)
+        recorder = Recorder(
+            optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step, self._devices
+        )
         recorder.start(self._outbox)
         self._recorders.append(recorder)
 
@@ -109,12 +119,35 @@ class Session:
         for recorder in self._recorders:
             recorder.start(self._outbox)
 
-    def log(self, key: str, value: float, step: int) -> None:
+    def record(self) -> None:
+        """Record one step of every optimizer, with the lrs as they are now, where torch calls no hook: call this after
+        each replay of a CUDA graph that holds ``optimizer.step()``, before the scheduler is stepped.
+        """
+        for recorder in self._recorders:
+            recorder.record()
+
+    def align(self, step: int) -> None:
+        """Go on at this index, where a framework counts the steps: ``steps`` of each optimizer becomes at least `step`.
+
+        Called between two steps; takes less than a microsecond.
+        """
+        for recorder in self._recorders:
+            recorder.align(step)
+
+    def reread(self) -> None:
+        """Take the lrs as they are now for the steps that are under way; see `Recorder.reread`."""
+        for recorder in self._recorders:
+            recorder.reread()
+
+    def log(self, key: str, value: "float | Tensor", step: int) -> None:
         """Record any other value, the loss say, beside the learning rates.
+
+        What is on a GPU is not waited for: it is copied, and recorded when it has arrived, with the time of this call.
+        Until then it is kept in memory, as at most `lrtape.arrivals.MAX_WAITING` values are.
 
         Args:
             key: name of the metric; a character that MLflow does not take becomes ``_``.
-            value: a number; NaN and infinity are kept too.
+            value: a number, or a tensor of one; NaN and infinity are kept too.
             step: index of the optimizer step that the value belongs to, from 0; any integer, numpy's and torch's too.
 
         Raises:
@@ -124,7 +157,20 @@ class Session:
         number = index(step)
         if not -MAX_STEP <= number <= MAX_STEP:
             raise ValueError(f"`step` must fit into 64 bits, but is {number} instead.")
-        self._outbox.write(Point(legal_key(key), number, now_ms(), float(value)))
+        key, time_ms = legal_key(key), now_ms()
+        if self._devices.holds(value):
+            arrival = self._devices.copy([value])
+            self._arrivals.expect(arrival, lambda values: self._write(Point(key, number, time_ms, values[0])))
+        else:
+            self._write(Point(key, number, time_ms, float(value)))
+
+    def _write(self, point: Point) -> None:
+        self._outbox.write(point)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps a GradScaler has skipped, of all optimizers, since this session began."""
+        return sum(recorder.skipped_steps for recorder in self._recorders)
 
     @property
     def run_id(self) -> str:
@@ -142,6 +188,11 @@ class Session:
         return self._recorders[0].steps
 
     @property
+    def next_steps(self) -> list[int]:
+        """Index of the next step of each optimizer, for a checkpoint: see ``first_step`` of `attach`."""
+        return [recorder.steps for recorder in self._recorders]
+
+    @property
     def last(self) -> Record | None:
         """The last recorded step of the first optimizer."""
         return self._recorders[0].last
@@ -154,7 +205,9 @@ class Session:
     @property
     def findings(self) -> list[Finding]:
         """What a person should know about what was recorded."""
-        return self._findings + [finding for recorder in self._recorders for finding in recorder.findings]
+        return self._findings + [
+            finding for recorder in self._recorders for finding in (*recorder.findings, *recorder.skips())
+        ]
 
     @property
     def us_per_step(self) -> float | None:
@@ -171,9 +224,18 @@ class Session:
         if self._status is None and os.getpid() == self._pid:  # A forked child must not end what is its parent's.
             self._status = Status(status)
             self.pause()
+            self._receive_all()
             for recorder in self._recorders:
                 self._keys.release(recorder.groups)
+                for finding in recorder.skips():
+                    self._outbox.write(finding)
             self._outbox.end(self._status, self.us_per_step)
+
+    def _receive_all(self) -> None:
+        try:
+            self._arrivals.receive_all()
+        except Exception as error:  # noqa: BLE001 - the device may be what has failed
+            _warn(f"lrtape: could not read a value that was logged from the device: {error!r}")
 
     def close(self, status: str = Status.FINISHED) -> None:
         """Stop recording, and wait until everything is stored; idempotent.
@@ -199,10 +261,7 @@ class Session:
             raise
         if missing:
             self.run.leave()  # What has not arrived comes with its status, later.
-            try:
-                warnings.warn(f"lrtape: {missing}", stacklevel=2)
-            except UserWarning:  # where warnings are errors
-                print(f"lrtape: {missing}", file=sys.stderr)  # noqa: T201
+            _warn(f"lrtape: {missing}")
         else:
             self.run.finish(self._status or Status(status))
 
@@ -219,6 +278,13 @@ class Session:
         self.close(Status.after(error))
 
 
+def _warn(text: str) -> None:
+    try:
+        warnings.warn(text, stacklevel=3)
+    except UserWarning:  # where warnings are errors
+        print(text, file=sys.stderr)  # noqa: T201
+
+
 def attach(
     *optimizers: Optimizer,
     names: Sequence[str] | None = None,
@@ -229,7 +295,7 @@ def attach(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
-    first_step: int = 0,
+    first_step: int | Sequence[int] = 0,
     compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
@@ -244,7 +310,7 @@ def attach(
     rank 0.
 
     Args:
-        optimizers: at least one.
+        optimizers: at least one; a wrapper, as Lightning's and Accelerate's, stands for what it wraps.
         names: one for each optimizer; its metric keys are then ``lr/<name>/<group>``. Without names the first
             optimizer has ``lr/<group>``, and any later one ``lr/<class>_<index>/<group>``.
         model: names the param groups, where they have no names of their own, after the modules they belong to.
@@ -258,7 +324,8 @@ def attach(
             not wait. By default a spool survives the death of this process, but perhaps not a power failure.
         close_timeout_s: how long `Session.close` waits for the tracking store.
         first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
-            how many steps it had made. Give the id of the old run as `run`, and its curves go on.
+            how many steps it had made. Give the id of the old run as `run`, and its curves go on. A list has one for
+            each optimizer, as `Session.next_steps` has.
         compare_ranks_every_n_steps: how often the ranks are compared, if there are several; ``None`` for never. A
             difference is a finding on rank 0, ``ranks-differ``.
 
@@ -268,6 +335,7 @@ def attach(
     """
     if not optimizers:
         raise ConfigError("`attach` needs at least one optimizer, but was given none: lrtape.attach(optimizer).")
+    optimizers = tuple(innermost(optimizer) for optimizer in optimizers)
     for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(
@@ -283,8 +351,15 @@ def attach(
         )
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
-    check_first_step(first_step)
     check_compared(compare_ranks_every_n_steps)
+    first_steps = list(first_step) if isinstance(first_step, Sequence) else [first_step] * len(optimizers)
+    for step in first_steps:
+        check_first_step(step)
+    if len(first_steps) != len(optimizers):
+        raise ConfigError(
+            f"`first_step` must be a number, or hold one for each of the {len(optimizers)} optimizers, but is "
+            f"{first_steps} instead."
+        )
 
     names = names or [default_name(optimizer, position) for position, optimizer in enumerate(optimizers)]
     param_paths = _param_paths(model)
@@ -293,9 +368,9 @@ def attach(
         Recorder(optimizer, position, keys, name, param_paths)  # refuses what is wrong before there is a run
     joined = _join(run)
     overlap = None
-    if first_step and not isinstance(joined, NoRun):
+    if any(first_steps) and not isinstance(joined, NoRun):
         try:
-            overlap = Overlap(joined.points_from(first_step))
+            overlap = Overlap(joined.points_from(min(first_steps)))
         except LRTapeError:
             joined.finish(Status.FAILED)
             raise
@@ -310,8 +385,8 @@ def attach(
         compare_ranks_every_n_steps=compare_ranks_every_n_steps,
     )
     try:
-        for optimizer, name in zip(optimizers, names, strict=True):
-            session.add(optimizer, name, param_paths, first_step=first_step)
+        for optimizer, name, step in zip(optimizers, names, first_steps, strict=True):
+            session.add(optimizer, name, param_paths, first_step=step)
     except ConfigError:
         session.close(Status.FAILED)
         raise
@@ -368,7 +443,7 @@ def open_session(
         outbox = agreement = FollowingOutbox(outbox, ranks.rank, compare_ranks_every_n_steps)
     elif ranks.n_ranks > 1:
         outbox = agreement = LeadingOutbox(outbox, joined.run_id, findings, compare_ranks_every_n_steps)
-    return Session(outbox, joined, close_timeout_s, findings, shows_progress, agreement)
+    return Session(outbox, joined, close_timeout_s, findings, shows_progress, agreement=agreement)
 
 
 def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_every_s: float | None) -> SpoolOutbox:

@@ -23,7 +23,7 @@ from lrtape.groups import thaw
 from lrtape.keys import Keys
 from lrtape.plan import Plan
 from lrtape.recorder import Recorder
-from lrtape.tape import Finding, Group, GroupLayout, Record, Series, Tape
+from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Series, Tape
 
 _OF_ANOTHER = (
     "`scheduler` must be a scheduler of this optimizer, but is one of another instead. Where something wraps them (as "
@@ -268,7 +268,7 @@ class _Columns:
         self._steps: dict[str, array[int]] = {}
         self._lrs: dict[str, array[float]] = {}
 
-    def write(self, frame: GroupLayout | Record | Finding) -> bool:
+    def write(self, frame: GroupLayout | Record | Point | Finding) -> bool:
         """See `lrtape.recorder.FrameWriter`."""
         if isinstance(frame, Record):
             for group, lr in zip(self._groups, frame.lrs, strict=True):

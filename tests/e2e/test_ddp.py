@@ -1,10 +1,11 @@
 """`torchrun --nproc-per-node=2 train.py`: two real processes that train one model."""
 
-import re
+import json
+import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lrtape.tape import Tape
 from lrtape.tracking.history import read_run
 
 BIN = Path(sys.executable).parent
+WARM = Path(__file__).parent / "rig" / "warm_ranks.py"
 DEADLINE_S = 120.0
 N_EPOCHS = 6
 N_STEPS = 3 * N_EPOCHS
@@ -69,14 +71,40 @@ OF_TWO, OF_ONE = "trainer.batch_size=4", "trainer.batch_size=8"
 ELSEWHERE = ["tracking.uri=sqlite:///{0}.db", "tracking.folder={0}", "hydra.run.dir={0}/output"]
 
 Start = Callable[..., "subprocess.Popen[str]"]
+Ended = tuple[dict[int, int], str]
 
 
 @pytest.fixture
-def start(store: str, tmp_path: Path, start_process: Start) -> Start:
+def torchrun(store: str, tmp_path: Path, start_process: Start) -> Start:
     """Starts `lrtape train` in two processes, in a folder with an empty store and a user's module."""
     (tmp_path / "my_data.py").write_text(textwrap.dedent(MY_DATA))
-    torchrun = [str(BIN / "torchrun"), "--nproc-per-node=2", "--no-python", str(BIN / "lrtape"), "train"]
-    return lambda *overrides, **environment: start_process(*torchrun, *overrides, OMP_NUM_THREADS="1", **environment)
+    command = [str(BIN / "torchrun"), "--nproc-per-node=2", "--no-python", str(BIN / "lrtape"), "train"]
+    return lambda *overrides: start_process(*command, *overrides, OMP_NUM_THREADS="1")
+
+
+@pytest.fixture
+def train_warm(torchrun: Start, tmp_path: Path) -> Iterator[Callable[..., Ended]]:
+    """The same, where everything is imported already: the exit codes of the ranks that failed, and what they wrote."""
+    log = tmp_path / "log"
+    warm = subprocess.Popen(
+        [sys.executable, str(WARM)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
+    )
+
+    def train_warm(*overrides: str, **environment: str) -> Ended:
+        assert warm.stdin is not None
+        assert warm.stdout is not None
+        log.unlink(missing_ok=True)
+        print(json.dumps([overrides, environment, str(log)]), file=warm.stdin, flush=True)
+        codes = json.loads(warm.stdout.readline())
+        return {int(rank): code for rank, code in codes.items()}, log.read_text()
+
+    with warm:
+        yield train_warm
+        warm.stdin.close()  # type: ignore[union-attr]  # it is a pipe
 
 
 def the_run(store: str) -> Any:
@@ -97,14 +125,8 @@ def outputs(folder: Path) -> list[Path]:
     return sorted(folder.glob("outputs/*/*"))
 
 
-def exit_codes(text: str) -> list[int]:
-    """What torchrun says of the processes, by rank."""
-    found = re.findall(r"rank +: (\d).*\n +exitcode +: (-?\d+)", text)
-    return [int(code) for _, code in sorted(found)]
-
-
 def test_two_processes_train_as_one_and_go_on_after_crash_and_signal(
-    start: Start, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    torchrun: Start, train_warm: Callable[..., Ended], store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same global batch the learning rates of two processes are those of one, and the losses to rounding: with
     accumulation, clipping, a plateau, a layer that is thawed, and a last batch that not every process has a share of.
@@ -116,7 +138,7 @@ def test_two_processes_train_as_one_and_go_on_after_crash_and_signal(
     """
     (tmp_path / "two.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
     (tmp_path / "one.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
-    whole = start(*TINY, OF_TWO, *(text.format("two") for text in ELSEWHERE))
+    whole = torchrun(*TINY, OF_TWO, *(text.format("two") for text in ELSEWHERE))
     out, text = whole.communicate(timeout=DEADLINE_S)
     assert whole.returncode == 0, text
     two = f"sqlite:///{tmp_path / 'two.db'}"
@@ -141,19 +163,17 @@ def test_two_processes_train_as_one_and_go_on_after_crash_and_signal(
         )
 
     # A signal to one rank alone: the other hears of it, and torchrun does not end it before it is done.
-    stopped = start(*TINY, OF_TWO, RANK_1_AT_9="SIGTERM")
-    out, text = stopped.communicate(timeout=DEADLINE_S)
+    codes, text = train_warm(*TINY, OF_TWO, RANK_1_AT_9="SIGTERM")
     checkpoint = load_checkpoint(outputs(tmp_path)[-1] / "checkpoints" / "last.pt")
-    assert exit_codes(text) == [143, 143], text
+    assert codes == {0: 143, 1: 143}, text
     assert the_run(store).info.status == "KILLED"
     assert checkpoint["next_step"] == len(curves(store)["train/loss"]) == 5, "the case is meant to be within an epoch"
     assert text.count("lrtape: interrupted by SIGTERM") == text.count("Checkpoint: ") == 1
     assert "torchrun --nproc-per-node=2 --no-python lrtape train " in text.partition("To go on:")[2]
 
-    crashed = start("trainer.resume=last", RANK_1_AT_5="raise")
-    out, text = crashed.communicate(timeout=DEADLINE_S)
+    codes, text = train_warm("trainer.resume=last", RANK_1_AT_5="raise")
     run = the_run(store)
-    assert exit_codes(text) == [1, 1], text
+    assert codes == {0: 1, 1: 1}, text
     assert run.info.status == "FAILED"
     assert run.data.tags["lrtape.error"] == "RankFailedError: rank 1 failed: ValueError: a bug of the user's"
     assert run.data.tags["lrtape.complete"] == "true"
@@ -162,10 +182,9 @@ def test_two_processes_train_as_one_and_go_on_after_crash_and_signal(
     assert "[rank0]: Traceback" not in text
     assert "lrtape: rank 1 failed: ValueError: a bug of the user's\n" in text
 
-    killed = start("trainer.resume=last", RANK_1_AT_22="SIGKILL")
-    out, text = killed.communicate(timeout=DEADLINE_S)
+    codes, text = train_warm("trainer.resume=last", RANK_1_AT_22="SIGKILL")
     run = the_run(store)
-    assert exit_codes(text) == [1, -9], text
+    assert codes == {0: 1, 1: -9}, text
     assert run.info.status == "KILLED"
     assert run.data.tags["lrtape.error"] == "RankKilledError: rank 1 was killed"
     assert "[rank" not in text, "nobody has a traceback to show"
