@@ -24,7 +24,7 @@ RANKS_DIFFER = "ranks-differ"
 COMPARE_EVERY_N_STEPS = 100
 KEPT_STEPS = 4
 """How many steps that are compared a rank remembers: by as many intervals may another one lag behind."""
-SETTLE_S = 2.0
+SETTLE_S = 5.0
 """How long one rank waits at its end for the others, to compare the last step too."""
 POLL_S = 0.01
 
