@@ -21,7 +21,7 @@ from lrtape.errors import ConfigError
 FORMAT = 1
 """Of the file; another one cannot be resumed."""
 RNG_OF_OTHERS = "rng_of_other_ranks"
-"""The states of the random generators of rank 1 and those after it; older checkpoints have no such key."""
+"""The states of the random generators of rank 1 and those after it; not in a checkpoint of one process."""
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ class Checkpoints:
             **asdict(place),
             "next_lrs": list(next_lrs),
             "rng": of_rank_0,
-            RNG_OF_OTHERS: of_others,
+            **({RNG_OF_OTHERS: of_others} if of_others else {}),
             **self.parts.states(),
         }
         new = path.with_suffix(".new")

@@ -13,17 +13,15 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from lrtape.app import other_ranks
 from lrtape.app.config import check, sentence
-from lrtape.app.exit_codes import EXIT_INTERRUPTED, exit_code_of
+from lrtape.app.exit_codes import EXIT_INTERRUPTED, MISTAKES, exit_code_of
 from lrtape.app.interrupts import Interrupted
 from lrtape.app.program import program
-from lrtape.errors import ConfigError, LRTapeError
+from lrtape.errors import ConfigError
 from lrtape.ranks import these_ranks
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
@@ -78,7 +76,7 @@ def _main() -> None:
     try:
         _refuse(sys.argv[1:])
         _run()
-    except (HydraException, OmegaConfBaseException, LRTapeError) as error:
+    except MISTAKES as error:
         sys.exit(report(error))
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
