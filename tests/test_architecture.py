@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
-    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials", "cpus"],
+    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials", "cpus", "ranks"],
     [
         "checks",
         "compare",
@@ -44,7 +44,7 @@ LAYERS = [
         "leaderboard",
     ],
     ["outbox", "shipper", "simulation", "range_plot", "report"],
-    ["delivery", "replay"],
+    ["delivery", "replay", "agreement"],
     ["companion", "destination"],
     ["session", "recover", "range_test"],
     ["open_sessions", "tapes_of_thread"],
