@@ -230,3 +230,14 @@ def test_a_logged_tensor_is_not_waited_for(store: str, device: SlowDevice) -> No
     tape = read_run(run.run_id, store)
     assert list(tape["train/loss"].values) == [8.0, 4.0, 2.0, 1.0, 0.5]
     assert list(tape["train/loss"].steps) == [0, 1, 2, 3, 4]
+
+
+def test_what_waits_is_counted(store: str, device: SlowDevice) -> None:
+    """A loop that asks for its step is told the right one; a checkpoint waits for the truth."""
+    optimizer = sgd(torch.tensor(1.0))
+    recorder, memory = recording(optimizer, device)
+    for _ in range(3):
+        optimizer.step()
+    assert (recorder.steps, recorder.n_waiting, device.n_waits) == (0, 3, 0)
+    recorder.receive_all()
+    assert (recorder.steps, recorder.n_waiting, len(memory.rows)) == (3, 0, 3)

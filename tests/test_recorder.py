@@ -3,8 +3,10 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -422,3 +424,48 @@ def test_an_lr_that_changes_within_a_step_is_that_of_its_group() -> None:
         optimizer.step()
 
     assert [(finding.key, finding.step) for finding in recorder.findings] == [("lr/b", 1)]
+
+
+def test_a_group_that_is_gone_for_a_while_comes_back_by_its_name() -> None:
+    """So DeepSpeed steps one group after the other; no key is ever made twice for a group."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, memory = recording(optimizer)
+    groups = optimizer.param_groups
+    for _ in range(3):
+        for group in groups:
+            optimizer.param_groups = [group]
+            optimizer.step()
+    optimizer.param_groups = groups
+    optimizer.step()
+
+    assert recorder.steps == 7
+    keys = {group.key for frame in memory.frames if isinstance(frame, GroupLayout) for group in frame.groups}
+    assert keys == {"lr/a", "lr/b"}
+
+
+def test_groups_that_a_subclass_hides_are_groups_of_the_step() -> None:
+    """It updates one group itself, and leaves the other one to ``super().step()``: both have used their lr."""
+
+    class Mixed(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            both = self.param_groups
+            self.param_groups = both[1:]
+            super().step(closure)
+            self.param_groups = both
+
+    optimizer = Mixed(two_groups(lr=0.25), lr=1.0)
+    recorder, memory = recording(optimizer)
+    for _ in range(3):
+        optimizer.step()
+    assert memory.lrs == [[1.0, 0.25]] * 3
+    assert [group.key for group in recorder.groups] == ["lr/a", "lr/b"]
+
+
+@pytest.mark.parametrize("lr", [Fraction(1, 10), np.longdouble("0.1"), float("nan"), torch.tensor(float("nan"))])
+def test_an_odd_number_is_recorded_as_what_it_is(lr: Any) -> None:
+    """A number of any type, also NaN, is no reason to fail a step, nor to say that it has changed."""
+    optimizer = NotingSGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr}], lr=1.0)
+    recorder, memory = recording(optimizer)
+    recorder.record()
+    assert repr(memory.lrs) == repr([[float(lr)]])
+    assert recorder.findings == []

@@ -1,8 +1,10 @@
 """Nothing comes between our hooks and the update."""
 
+import copy
 import gc
 import pickle
 import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -77,22 +79,96 @@ def test_a_base_class_is_watched_too() -> None:
     assert watch.events == ["before", "own", "before", "update", "after", "after"]
 
 
-def test_nothing_stays_when_the_hooks_are_removed() -> None:
-    """The optimizer has all its own methods again, and its hooks."""
+def test_nothing_is_told_when_the_hooks_are_removed() -> None:
+    """Other people's hooks are called as ever, and their handles remove them; removing ours twice does no harm."""
     optimizer = sgd()
+    events: list[str] = []
+    early = optimizer.register_step_pre_hook(lambda *_: events.append("early"))
     first, second = Watch(optimizer), Watch(optimizer)
-    for watch in (first, second):
+    late = optimizer.register_step_pre_hook(lambda *_: events.append("late"))
+    for watch in (first, second, second):
         watch.hooks.remove()
     optimizer.step()
-    handle = optimizer.register_step_pre_hook(first.note("pre"))
+    early.remove()
     optimizer.step()
-    handle.remove()
+    late.remove()
+    optimizer.step()
 
-    assert first.events == ["pre"]
-    assert second.events == []
-    assert "register_step_pre_hook" not in vars(optimizer)
-    assert not optimizer._optimizer_step_pre_hooks
-    assert not optimizer._optimizer_step_post_hooks
+    assert events == ["early", "late", "late"]
+    assert first.events == second.events == []
+
+
+def test_hooks_may_change_within_a_step() -> None:
+    """One that removes itself, or ends the recording, does no harm; without us torch (2.13) takes it from the last."""
+    optimizer = sgd()
+    watch = Watch(optimizer)
+    events: list[str] = []
+
+    def once(*_: Any) -> None:
+        events.append("once")
+        handle.remove()
+
+    handle = optimizer.register_step_pre_hook(once)
+    optimizer.step()
+    optimizer.step()
+    optimizer.register_step_pre_hook(lambda *_: watch.hooks.remove())
+    optimizer.step()
+    optimizer.step()
+
+    assert events == ["once"]
+    assert watch.events == ["before", "after", "before", "after", "before"]
+
+
+def test_a_copy_is_as_without_us() -> None:
+    """Also of an optimizer that copies all its attributes: a hook of the copy is the copy's."""
+
+    class Whole(SGD):
+        def __getstate__(self) -> dict[str, Any]:
+            return vars(self)
+
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            vars(self).update(state)
+
+    optimizer = sgd(Whole)
+    events: list[str] = []
+    watch = Watch(optimizer)
+    copied = copy.deepcopy(optimizer)
+    copied.register_step_pre_hook(lambda *_: events.append("copied"))
+    optimizer.step()
+    assert events == []
+    copied.step()
+    assert events == ["copied"]
+    assert watch.events == ["before", "after"]
+
+
+def test_what_is_no_optimizer_is_left_alone() -> None:
+    """A GradScaler that steps somebody's wrapper, which cannot even be hashed; a mixin with a ``step()`` of its own."""
+
+    @dataclass
+    class Wrapper:
+        optimizer: SGD
+
+        def step(self) -> str:
+            return "stepped"
+
+    class Mixin:
+        def step(self, closure: Any = None) -> Any:
+            events.append("mixin")
+            return super().step(closure) if isinstance(self, SGD) else None  # type: ignore[misc]
+
+    class Mixed(Mixin, SGD):
+        pass
+
+    events: list[str] = []
+    optimizer = sgd(Mixed)
+    watch = Watch(optimizer)
+    watch.events = events
+    optimizer.step()
+    Mixin().step()
+    assert events[:3] == ["before", "mixin", "before"]
+    assert events[-1] == "mixin"
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    assert scaler.step(Wrapper(optimizer)) == "stepped"  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_an_optimizer_is_not_held() -> None:
@@ -147,10 +223,21 @@ def test_a_wrapper_stands_for_what_it_wraps() -> None:
     class Outer(SGD):
         pass
 
+    @dataclass
+    class Engine:
+        optim: Optimizer
+
     optimizer = sgd()
     outer = sgd(Outer)
     outer.optimizer = optimizer  # type: ignore[attr-defined]
     assert innermost(optimizer) is optimizer
     assert innermost(Wrapper(Sharing(optimizer))) is optimizer
     assert innermost(outer) is outer
+    assert innermost(Engine(Wrapper(optimizer))) is optimizer
+    early = Sharing(optimizer)
+    Watch(optimizer)
+    assert innermost(early) is optimizer
     assert innermost("no optimizer") == "no optimizer"
+    circle = Engine(optimizer)
+    circle.optim = circle  # type: ignore[assignment]
+    assert innermost(circle) is circle

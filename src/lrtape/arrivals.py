@@ -84,6 +84,12 @@ class _Cuda:
 
 
 CUDA: Devices = _Cuda()
+_HERE = _CudaArrival([])
+
+
+def is_capturing() -> bool:
+    """Whether kernels are noted down, in a CUDA graph, and not run."""
+    return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 class Arrivals:
@@ -92,9 +98,9 @@ class Arrivals:
     def __init__(self) -> None:
         self._waiting: deque[tuple[Arrival, Callable[[list[float]], None]]] = deque()
 
-    def __bool__(self) -> bool:
-        """Whether something has not arrived, or was not looked at since."""
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """How many have not arrived, or were not looked at since."""
+        return len(self._waiting)
 
     def expect(self, arrival: Arrival, then: Callable[[list[float]], None]) -> None:
         """Call `then` with the numbers, in this or a later call of a method of this object."""
@@ -152,9 +158,9 @@ class LateSteps:
         self._arrivals = Arrivals()
         self._arrived = arrived
 
-    def __bool__(self) -> bool:
-        """Whether a step waits."""
-        return bool(self._arrivals)
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._arrivals)
 
     def begin(self, lrs: list[Any], found_inf: Any, least: int = 0) -> LateStep:
         """Copy what the step uses.
@@ -177,6 +183,13 @@ class LateSteps:
             if not is_same or _version(now) != version:
                 step.changed = index
         self._arrivals.expect(step.arrival, lambda numbers: self._arrived(step, numbers[:-1], numbers[-1]))
+
+    def call_behind(self, then: Callable[[], None]) -> None:
+        """Call this when all steps that wait now have arrived; at once, if there is none."""
+        if self._arrivals:
+            self._arrivals.expect(_HERE, lambda _: then())
+        else:
+            then()
 
     def receive_all(self) -> None:
         """Wait for all steps."""

@@ -31,7 +31,7 @@ from lrtape.ranks import these_ranks
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session
-from lrtape.step_hooks import innermost
+from lrtape.step_hooks import has_hooks, innermost
 from lrtape.tape import Status
 from lrtape.tracking.no_run import NoRun
 
@@ -179,7 +179,7 @@ def _check(optimizers: Sequence[Optimizer], names: Sequence[str] | None, model: 
     if not optimizers:
         raise ConfigError("`attach` needs at least one optimizer, but was given none: lrtape.attach(optimizer).")
     for optimizer in optimizers:
-        if not isinstance(optimizer, Optimizer):
+        if not has_hooks(optimizer):
             raise ConfigError(
                 f"`attach` takes torch optimizers, but was given {type(optimizer).__name__} instead: "
                 "lrtape.attach(optimizer, model=model)."

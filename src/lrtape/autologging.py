@@ -23,7 +23,7 @@ from lrtape.lines import warn
 from lrtape.open_sessions import OPEN_SESSIONS
 from lrtape.ranks import these_ranks
 from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session, open_session
-from lrtape.step_hooks import DYNAMO, keep_compiler_out
+from lrtape.step_hooks import DYNAMO, keep_compiler_out, watch_grad_scalers
 from lrtape.tapes_of_thread import TapesOfThread
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class _Autolog:
         self._left_out: dict[int, weakref.ref[Optimizer]] = {}
         """By id; look whether it is still the same one."""
         self._changing = threading.Lock()
+        watch_grad_scalers()
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self._pid = os.getpid()
         self.is_on = True

@@ -191,15 +191,18 @@ class GroupNames:
         """Name every group of ``optimizer.param_groups``; `reserve` is called with the name of each new one."""
         before = self._known
         gone = {index for index, (seen, _) in enumerate(before) if not any(seen is group for group in param_groups)}
-        self._known = []
+        now: list[tuple[Mapping[str, Any], Group]] = []
         for index, (param_group, name) in enumerate(
             zip(param_groups, group_names(param_groups, self._param_paths), strict=True)
         ):
             found = next((group for seen, group in before if seen is param_group), None)
             if found is None and index in gone and _same_parameters(before[index][0], param_group):
                 found = before[index][1]
-            self._known.append((param_group, found or reserve(name)))
-        return tuple(group for _, group in self._known)
+                gone.remove(index)
+            now.append((param_group, found or reserve(name)))
+        # A group that is gone may come back.
+        self._known = now + [before[index] for index in sorted(gone)]
+        return tuple(group for _, group in now)
 
     def rename(self, reserve: Callable[[str], Group]) -> list[tuple[Group, Group]]:
         """Name every group once more, by its name; returns each as it was and as it is now."""

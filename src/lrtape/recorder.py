@@ -11,10 +11,9 @@ from sys import modules
 from time import perf_counter_ns, time_ns
 from typing import Any, Protocol, SupportsFloat
 
-import torch
 from torch.optim import Optimizer
 
-from lrtape.arrivals import CUDA, Devices, LateStep, LateSteps
+from lrtape.arrivals import CUDA, Devices, LateStep, LateSteps, is_capturing
 from lrtape.errors import ConfigError
 from lrtape.groups import FROZEN
 from lrtape.keys import GroupNames, Keys, legal_key
@@ -88,6 +87,42 @@ class Recorder:
         ConfigError: two groups would share a key and are not to be numbered, or an lr is not a number.
     """
 
+    # With more than 30 attributes, without slots, CPython (3.11) looks up each of them in a dictionary.
+    __slots__ = (
+        "__weakref__",
+        "_before_ns",
+        "_flagged",
+        "_frozen",
+        "_has_begun",
+        "_hooks",
+        "_index",
+        "_is_on_device",
+        "_is_plain",
+        "_keys",
+        "_late",
+        "_least",
+        "_lrs",
+        "_moving",
+        "_name",
+        "_names",
+        "_optimizer",
+        "_param_groups",
+        "_renamed",
+        "_resumes",
+        "_tend",
+        "_told",
+        "_told_groups",
+        "_told_skips",
+        "_write",
+        "findings",
+        "groups",
+        "last",
+        "moving_groups",
+        "samples_ns",
+        "skipped_steps",
+        "steps",
+    )
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -130,10 +165,13 @@ class Recorder:
         self._told_groups: tuple[Group, ...] | None = None
         self._told_skips = 0
         self._told: set[str] = set()
-        reserve = keys.resume if first_step else keys.reserve
-        self._name_groups(optimizer.param_groups, keys.reserve_numbered if numbered else reserve)
+        self._param_groups: list[dict[str, Any]] = []
+        self._flagged: list[dict[str, Any]] = []
+        self._moving: list[dict[str, Any]] = []
         # Not held: who trains one model after the other wants the memory back.
         self._optimizer = weakref.ref(optimizer, self._forget)
+        reserve = keys.resume if first_step else keys.reserve
+        self._name_groups(optimizer.param_groups, keys.reserve_numbered if numbered else reserve)
 
     def start(self, writer: FrameWriter) -> None:
         """Record from the next step on; `writer` gets a `GroupLayout` before the first `Record` and at each change."""
@@ -173,6 +211,19 @@ class Recorder:
         if self.steps < step and not self._late:
             self.steps = step
 
+    @property
+    def n_waiting(self) -> int:
+        """How many steps wait for a device, and are not among `steps` yet."""
+        return len(self._late)
+
+    def receive_all(self) -> None:
+        """Wait for the steps that wait for a device."""
+        try:
+            self._late.receive_all()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
+            self._cannot_record(self._optimizer(), error)
+        self.steps = max(self.steps, self._least)
+
     def reread(self) -> None:
         """Take the lrs as they are now for the step that is under way, if there is one.
 
@@ -197,7 +248,7 @@ class Recorder:
         if sampled:
             begin = perf_counter_ns()
         try:
-            if self._groups_changed(optimizer.param_groups):
+            if self._groups_changed(optimizer.param_groups) and not self._are_hidden_groups(optimizer.param_groups):
                 self._name_groups(optimizer.param_groups, self._keys.reserve_numbered)
             elif self._flagged and self._frozen != [group.get(FROZEN) for group in self._flagged]:
                 self._leave_out_frozen()
@@ -219,12 +270,15 @@ class Recorder:
             begin = perf_counter_ns()
         self._lrs = None
         time_ms = time_ns() // 1_000_000  # now_ms(), without the call
-        if isinstance(lrs, LateStep):
-            self._end_late(optimizer, lrs, time_ms)
-        else:
-            self._commit(self.moving_groups, time_ms, lrs)
-            if lrs != [group["lr"] for group in self._moving]:
-                self._lr_changed(lrs)
+        try:
+            if isinstance(lrs, LateStep):
+                self._end_late(lrs, time_ms)
+            else:
+                self._commit(self.moving_groups, time_ms, lrs)
+                if lrs != [group["lr"] for group in self._moving]:
+                    self._lr_changed(lrs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
+            self._cannot_record(optimizer, error)
         if sampled:
             self.samples_ns.append(self._before_ns + perf_counter_ns() - begin)
             self._tend()
@@ -248,23 +302,22 @@ class Recorder:
 
     def _begin(self, optimizer: Optimizer) -> list[float] | LateStep | None:
         """What the step uses, where that is not plain to see; ``None`` where nothing is updated now."""
-        if _is_capturing():
-            self._tell_capture(type(optimizer).__name__)
-            return None
         if self._has_begun is not None:
             self._has_begun = True
+        if is_capturing():
+            self._tell_capture(type(optimizer).__name__)
+            return None
         lrs = [group["lr"] for group in self._moving]
         found_inf = getattr(optimizer, "found_inf", None)  # GradScaler gives it to a fused optimizer
         if self._late or found_inf is not None or any(map(self._late.devices.holds, lrs)):
             return self._late.begin(lrs, found_inf, self._least)
         return [float(lr) for lr in lrs]
 
-    def _end_late(self, optimizer: Optimizer, step: LateStep, time_ms: int) -> None:
+    def _end_late(self, step: LateStep, time_ms: int) -> None:
         try:
             self._late.end(step, self.moving_groups, time_ms, [group["lr"] for group in self._moving])
-        except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
-            self._cannot_record(optimizer, error)
-        self._see_what_is_plain()
+        finally:
+            self._see_what_is_plain()
 
     def _arrived(self, step: LateStep, lrs: list[float], found_inf: float) -> None:
         if found_inf:
@@ -283,7 +336,7 @@ class Recorder:
     def after_scaler(self, raised: bool) -> None:
         """See `lrtape.step_hooks.Watcher`."""
         if self._has_begun is False and not raised:  # not None: of a recorder that was started in between
-            self._skip()
+            self._late.call_behind(self._skip)
         self._has_begun = None
         self._see_what_is_plain()
 
@@ -325,15 +378,21 @@ class Recorder:
         self._see_what_is_plain()
 
     def _see_what_is_plain(self) -> None:
-        self._is_plain = not (self._is_on_device or self._late or self._has_begun is not None)
+        # A fused optimizer may be told not to update, by GradScaler or by somebody else's scaler.
+        is_fused = getattr(self._optimizer(), "_step_supports_amp_scaling", False)
+        self._is_plain = not (self._is_on_device or self._late or self._has_begun is not None or is_fused)
 
     def _groups_changed(self, param_groups: list[dict[str, Any]]) -> bool:
         # Comparing lists compares identities first, and nothing else as long as all are the same: 1 ns a group, where
         # any other way takes 30. load_state_dict() puts equal dictionaries in the place of all.
         try:
             return param_groups != self._param_groups or param_groups[0] is not self._param_groups[0]
-        except RuntimeError:
-            return True  # Parameters of two different groups, which cannot be compared.
+        except Exception:  # noqa: BLE001
+            return True  # Values of two different groups, which cannot be compared.
+
+    def _are_hidden_groups(self, param_groups: list[dict[str, Any]]) -> bool:
+        """Whether a step that is under way goes on with some of its groups: then it has the others nevertheless."""
+        return self._lrs is not None and all(any(group is one for one in self._param_groups) for group in param_groups)
 
     def _cannot_record(self, optimizer: Optimizer | None, error: Exception) -> None:
         if "failed" not in self._told:
@@ -345,7 +404,10 @@ class Recorder:
 
     def _lr_changed(self, lrs: list[float]) -> None:
         now = [float(group["lr"]) for group in self._moving]
-        index = next(index for index, lr in enumerate(lrs) if now[index] != lr)
+        # None where they differ only in their type, or are NaN, which does not equal itself.
+        index = next((i for i, lr in enumerate(lrs) if now[i] != lr and (now[i] == now[i] or lr == lr)), None)
+        if index is None:
+            return
         self._tell_ambiguity(self.moving_groups[index].key, lrs[index], f"from {lrs[index]!r} to {now[index]!r}")
 
     def _tell_ambiguity(self, key: str, lr: float, change: str) -> None:
@@ -385,17 +447,9 @@ class Recorder:
         self._hooks.remove()
         self._hooks = None
         self._has_begun = None
-        try:
-            self._late.receive_all()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
-            self._cannot_record(self._optimizer(), error)
+        self.receive_all()
         if self.skipped_steps != self._told_skips:
             self._tell_groups(self.moving_groups, now_ms())
-
-
-def _is_capturing() -> bool:
-    """Whether kernels are noted down, in a CUDA graph, and not run."""
-    return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def _warn(text: str) -> None:

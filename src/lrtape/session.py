@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
-from lrtape.arrivals import CUDA, Arrivals, Devices
+from lrtape.arrivals import CUDA, Arrivals, Devices, is_capturing
 from lrtape.columns import Columns
 from lrtape.destination import Destination, open_destination
 from lrtape.keys import Keys, legal_key
@@ -207,7 +207,7 @@ class Session:
 
         Raises:
             TypeError: the value is not a number, or the step is not an integer.
-            ValueError: the step is beyond 64 bits.
+            ValueError: the value is a text or more than one number, or the step is beyond 64 bits.
         """
         number = index(step)
         if not -MAX_STEP <= number <= MAX_STEP:
@@ -217,6 +217,8 @@ class Session:
             return
         key, time_ms = legal_key(key), now_ms()
         if self._devices.holds(value):
+            if is_capturing():  # This is no step, and its replays will not come here.
+                return
             arrival = self._devices.copy([value])
             self._arrivals.expect(arrival, lambda values: self._write(Point(key, number, time_ms, values[0])))
         else:  # detached, or torch (2.13) warns of the conversion
@@ -241,12 +243,20 @@ class Session:
 
     @property
     def steps(self) -> int:
-        """Index of the next step of the first optimizer: how many are recorded, with those of `first_step`."""
-        return self._recorders[0].steps
+        """Index of the next step of the first optimizer: how many were made, with those of `first_step`.
+
+        A step of a fused optimizer on a GPU counts, until it is known that it was skipped; see `next_steps`.
+        """
+        return self._recorders[0].steps + self._recorders[0].n_waiting
 
     @property
     def next_steps(self) -> list[int]:
-        """Index of the next step of each optimizer, for a checkpoint: see ``first_step`` of `attach`."""
+        """Index of the next step of each optimizer, for a checkpoint: see ``first_step`` of `attach`.
+
+        Waits for the steps that only a device knows of.
+        """
+        for recorder in self._recorders:
+            recorder.receive_all()
         return [recorder.steps for recorder in self._recorders]
 
     @property

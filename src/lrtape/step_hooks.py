@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
-import weakref
-from collections.abc import Callable
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Protocol
 
 from torch.amp.grad_scaler import GradScaler
@@ -12,8 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 DYNAMO = "torch._dynamo"
 
-_REGISTER = "register_step_pre_hook"
-_watching: "weakref.WeakKeyDictionary[Optimizer, list[Watcher]]" = weakref.WeakKeyDictionary()
+_PRE, _POST = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
 
 
 class Watcher(Protocol):
@@ -43,8 +43,8 @@ class StepHooks:
     """Lets nothing come between a watcher and the update of an optimizer.
 
     Other people's hooks may step a scheduler, and a subclass may set the lr before it calls ``super().step()``. So the
-    watcher's pre-hook stays behind the optimizer's other pre-hooks, also those that are registered later, its post-hook
-    in front, and the ``step()`` of base classes is watched, too.
+    watcher is called behind all pre-hooks and before all post-hooks of the optimizer, also those that are registered
+    later, and around the ``step()`` of base classes, too.
 
     Args:
         optimizer: is not held.
@@ -54,32 +54,116 @@ class StepHooks:
     def __init__(self, optimizer: Optimizer, watcher: Watcher) -> None:
         for hook in (type(watcher).before_step, type(watcher).after_step):
             hook._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch.compiler.disable() sets
-        self._watcher = watcher
-        self._optimizer = weakref.ref(optimizer)
+        watch_grad_scalers()
         _watch_base_classes(type(optimizer))
-        _watch_grad_scalers()
-        _watching.setdefault(optimizer, []).append(watcher)
-        self._pre = optimizer.register_step_pre_hook(watcher.before_step)
-        self._post = optimizer.register_step_post_hook(watcher.after_step)
-        _behind(optimizer._optimizer_step_post_hooks, [*optimizer._optimizer_step_post_hooks][:-1])
-        registration = vars(optimizer).get(_REGISTER)
-        if not isinstance(registration, _Registration):
-            registration = _Registration(optimizer)
-            setattr(optimizer, _REGISTER, registration)
-        registration.last.append(self._pre.id)
+        self._hooks = [
+            _own(optimizer, _PRE, ours_first=False).add(watcher, watcher.before_step),
+            _own(optimizer, _POST, ours_first=True).add(watcher, watcher.after_step),
+        ]
 
     def remove(self) -> None:
-        """Tell no more. To be called once, and not within a step of the optimizer."""
-        self._pre.remove()
-        self._post.remove()
-        optimizer = self._optimizer()
-        if optimizer is None:
-            return
-        _watching[optimizer].remove(self._watcher)
-        registration = vars(optimizer)[_REGISTER]
-        registration.last.remove(self._pre.id)
-        if not registration.last:
-            delattr(optimizer, _REGISTER)
+        """Tell no more; idempotent."""
+        while self._hooks:
+            self._hooks.pop()()
+
+
+class _Hooks(MutableMapping[int, Any]):
+    """The hooks of an optimizer: those that are registered with it, and ours, which nobody can get behind.
+
+    It takes the place of torch's dictionary, and stays: handles that remove a hook refer to it. A change while torch
+    goes through the hooks does no harm. A copy, and a pickle, is what the optimizer would have without us.
+
+    Args:
+        registered: torch's dictionary, which handles refer to, too. Has ours, too: torch may have begun with it.
+        ours_first: whether ours are called before the others, or behind.
+    """
+
+    __slots__ = ("__weakref__", "_n", "_order", "_ours", "_ours_first", "_view", "registered")
+
+    def __init__(self, registered: MutableMapping[int, Any], ours_first: bool) -> None:
+        self.registered = registered
+        self._ours: dict[int, Watcher] = {}
+        self._ours_first = ours_first
+        self._view = _View(self)
+        self._order: tuple[Any, ...] = ()
+        self._n = -1
+
+    def add(self, watcher: Watcher, hook: Callable[..., None]) -> Callable[[], None]:
+        """Add one of ours; returns what removes it."""
+        key = RemovableHandle(self.registered).id
+        self._ours[key] = watcher
+        self[key] = hook
+
+        def remove() -> None:
+            del self._ours[key]
+            del self[key]
+
+        return remove
+
+    @property
+    def watchers(self) -> tuple[Watcher, ...]:
+        """Those of ours."""
+        return tuple(self._ours.values())
+
+    def order(self) -> tuple[Any, ...]:
+        """The hooks in the order in which they are called."""
+        if len(self.registered) != self._n:  # A handle of before may have removed one.
+            ours = tuple(hook for key, hook in self.registered.items() if key in self._ours)
+            theirs = tuple(hook for key, hook in self.registered.items() if key not in self._ours)
+            self._order = ours + theirs if self._ours_first else theirs + ours
+            self._n = len(self.registered)
+        return self._order
+
+    def values(self) -> Any:
+        """What torch goes through."""
+        return self._view
+
+    def __getitem__(self, key: int) -> Any:
+        return self.registered[key]
+
+    def __setitem__(self, key: int, hook: Any) -> None:
+        self.registered[key] = hook
+        self._n = -1
+
+    def __delitem__(self, key: int) -> None:
+        del self.registered[key]
+        self._n = -1
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.registered)
+
+    def __len__(self) -> int:
+        return len(self.registered)
+
+    def __reduce__(self) -> Any:
+        return OrderedDict, ([(key, hook) for key, hook in self.registered.items() if key not in self._ours],)
+
+
+class _View:
+    """The hooks as they are when torch comes to the first of them, after those of all optimizers."""
+
+    __slots__ = ("_hooks",)
+
+    def __init__(self, hooks: _Hooks) -> None:
+        self._hooks = hooks
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._hooks.order())
+
+
+def _own(optimizer: Optimizer, name: str, ours_first: bool) -> _Hooks:
+    """The hooks of an optimizer, as ours."""
+    hooks = vars(optimizer)[name]
+    if not isinstance(hooks, _Hooks):
+        hooks = _Hooks(hooks, ours_first)
+        setattr(optimizer, name, hooks)
+    return hooks
+
+
+def _watchers(optimizer: object) -> tuple[Watcher, ...]:
+    """Of an optimizer; none of anything else, whatever a class that is watched is mixed into."""
+    hooks = getattr(optimizer, "__dict__", {}).get(_PRE)
+    return hooks.watchers if isinstance(hooks, _Hooks) else ()
 
 
 @functools.cache
@@ -99,42 +183,40 @@ def innermost(optimizer: Any) -> Any:
 
     A wrapper that is an optimizer of its own, with hooks of its own, is no wrapper: ``ZeroRedundancyOptimizer``, say.
     """
-    inner = getattr(optimizer, "optimizer", None)
-    if not isinstance(inner, Optimizer):
-        return optimizer
-    hooks = vars(optimizer).get("_optimizer_step_pre_hooks")
-    is_wrapper = hooks is None or hooks is inner._optimizer_step_pre_hooks
-    return innermost(inner) if is_wrapper else optimizer
+    outer, seen = optimizer, set()
+    while id(outer) not in seen:
+        seen.add(id(outer))
+        inner = getattr(outer, "optimizer", getattr(outer, "optim", None))
+        if has_hooks(outer) and not (has_hooks(inner) and _are_shared(outer, inner)):
+            return outer
+        if inner is None:
+            break
+        outer = inner
+    return optimizer
 
 
-class _Registration:
-    """``optimizer.register_step_pre_hook``, as long as ours have to stay the last ones."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = weakref.ref(optimizer)
-        self.last: list[int] = []
-
-    def __call__(self, hook: Any) -> RemovableHandle:
-        optimizer = self._optimizer()
-        assert optimizer is not None  # noqa: S101 - it is called as the optimizer's own method
-        handle = type(optimizer).register_step_pre_hook(optimizer, hook)
-        _behind(optimizer._optimizer_step_pre_hooks, self.last)
-        return handle
+def has_hooks(optimizer: object) -> bool:
+    """Whether torch calls hooks in its steps."""
+    return isinstance(optimizer, Optimizer) and _PRE in vars(optimizer)
 
 
-def _behind(hooks: dict[int, Any], ids: list[int]) -> None:
-    """Put these at the end, in this order."""
-    for hook_id in ids:
-        hooks[hook_id] = hooks.pop(hook_id)
+def _are_shared(*optimizers: Any) -> bool:
+    """Whether these have the same hooks."""
+    hooks = [vars(optimizer)[_PRE] for optimizer in optimizers]
+    return len({id(one.registered if isinstance(one, _Hooks) else one) for one in hooks}) == 1
 
 
 def _watch_base_classes(optimizer_class: type[Optimizer]) -> None:
     """Torch calls hooks in the ``step()`` of a class of which an object was made, and not in those of its bases."""
-    overriding = [cls for cls in optimizer_class.__mro__ if "step" in vars(cls) and cls is not Optimizer]
+    overriding = [
+        cls
+        for cls in optimizer_class.__mro__
+        if issubclass(cls, Optimizer) and cls is not Optimizer and inspect.isfunction(vars(cls).get("step"))
+    ]
     for cls in overriding[1:]:
         step = vars(cls)["step"]
         if not getattr(step, "hooked", False) and not getattr(step, "watched", False):
-            cls.step = _watched(step, cls)  # type: ignore[attr-defined]
+            cls.step = _watched(step, cls)  # type: ignore[method-assign]
 
 
 def _watched(step: Callable[..., Any], cls: type[Optimizer]) -> Callable[..., Any]:
@@ -144,7 +226,7 @@ def _watched(step: Callable[..., Any], cls: type[Optimizer]) -> Callable[..., An
     def watched(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         # Torch may have put its own hooks around this since: they were called just now.
         is_hooked = any(getattr(one.step, "__wrapped__", None) is watched for one in (type(optimizer), cls))
-        watchers = [] if is_hooked else _watching.get(optimizer, [])
+        watchers = () if is_hooked else _watchers(optimizer)
         for watcher in watchers:
             watcher.before_step(optimizer, args, kwargs)
         result = step(optimizer, *args, **kwargs)
@@ -156,15 +238,15 @@ def _watched(step: Callable[..., Any], cls: type[Optimizer]) -> Callable[..., An
     return watched
 
 
-def _watch_grad_scalers() -> None:
-    """A step that a GradScaler skips calls no hook at all."""
+def watch_grad_scalers() -> None:
+    """See which steps a GradScaler skips: it calls no hook at all there. Called before the first of its steps."""
     step = GradScaler.step
     if getattr(step, "watched", False):
         return
 
     @functools.wraps(step)
     def watched(scaler: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        watchers = _watching.get(optimizer, [])
+        watchers = _watchers(optimizer)
         for watcher in watchers:
             watcher.before_scaler()
         raised = True
