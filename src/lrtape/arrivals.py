@@ -92,9 +92,9 @@ class Arrivals:
     def __init__(self) -> None:
         self._waiting: deque[tuple[Arrival, Callable[[list[float]], None]]] = deque()
 
-    def __bool__(self) -> bool:
-        """Whether something has not arrived, or was not looked at since."""
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """How much has not arrived, or was not looked at since."""
+        return len(self._waiting)
 
     def expect(self, arrival: Arrival, then: Callable[[list[float]], None]) -> None:
         """Call `then` with the numbers, in this or a later call of a method of this object."""
@@ -127,6 +127,7 @@ class LateStep:
         groups: of the lrs.
         time_ms: Unix time in milliseconds when the step had run.
         changed: index of an lr that is another one since; ``None`` if all are the same.
+        beside: what else is known of this step, for who has put it here.
     """
 
     arrival: Arrival
@@ -135,6 +136,7 @@ class LateStep:
     groups: tuple[Group, ...] = ()
     time_ms: int = 0
     changed: int | None = None
+    beside: Any = None
 
 
 class LateSteps:
@@ -150,9 +152,9 @@ class LateSteps:
         self._arrivals = Arrivals()
         self._arrived = arrived
 
-    def __bool__(self) -> bool:
-        """Whether a step waits."""
-        return bool(self._arrivals)
+    def __len__(self) -> int:
+        """How many steps wait."""
+        return len(self._arrivals)
 
     def begin(self, lrs: list[Any], found_inf: Any) -> LateStep:
         """Copy what the step uses.

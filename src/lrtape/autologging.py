@@ -7,12 +7,13 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from lrtape.beside import EVERY_N_STEPS, Beside
 from lrtape.errors import ConfigError
 from lrtape.session import (
     ACTIVE_RUN,
@@ -36,6 +37,8 @@ def autolog(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
+    also: Iterable[str] = (),
+    also_every_n_steps: int = EVERY_N_STEPS,
 ) -> None:
     """Record every step of every optimizer of this process, whenever it is made, into the active MLflow run.
 
@@ -54,6 +57,8 @@ def autolog(
         keep_spool: see `attach`.
         fsync_every_s: see `attach`.
         close_timeout_s: see `attach`.
+        also: see `attach`.
+        also_every_n_steps: see `attach`.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -66,6 +71,7 @@ def autolog(
         return
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
+    beside = Beside.of(also, also_every_n_steps)
     if _autolog is not None:
         if _autolog.is_on:
             return
@@ -75,7 +81,9 @@ def autolog(
 
     def open_new() -> Session:
         return open_session(
-            ACTIVE_RUN, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, shows_progress=False
+            *(ACTIVE_RUN, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s),
+            shows_progress=False,
+            beside=beside,
         )
 
     _autolog = _Autolog(active_run, open_new)

@@ -5,7 +5,7 @@ import multiprocessing.util
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,8 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lrtape.arrivals import CUDA, Arrivals, Devices
+from lrtape.beside import EVERY_N_STEPS, Beside
+from lrtape.beside_recorder import recorder_class
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.groups import moving_lrs
@@ -56,6 +58,7 @@ class Session:
         findings: what the outbox finds goes here.
         shows_progress: whether `close` shows how far it is, on a terminal, when it takes long.
         devices: what is not to be waited for.
+        beside: what is recorded beside the lr.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Session:
         findings: list[Finding] | None = None,
         shows_progress: bool = True,
         devices: Devices = CUDA,
+        beside: Beside = Beside(),  # noqa: B008 - frozen
     ) -> None:
         self.run = run
         self._outbox = outbox
@@ -75,6 +79,7 @@ class Session:
         self._shows_progress = shows_progress
         self._recorders: list[Recorder] = []
         self._devices = devices
+        self._recorder_class = recorder_class(beside)
         self._arrivals = Arrivals()
         self._status: Status | None = None
         self._closed = False
@@ -97,7 +102,7 @@ class Session:
             ConfigError: see `Recorder`; also where a session of this process has recorded such keys in the same run,
                 unless that session is over and `first_step` says that this one goes on where it ended.
         """
-        recorder = Recorder(
+        recorder = self._recorder_class(
             optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step, self._devices
         )
         recorder.start(self._outbox)
@@ -265,6 +270,8 @@ def attach(
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
     first_step: int = 0,
+    also: Iterable[str] = (),
+    also_every_n_steps: int = EVERY_N_STEPS,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
 
@@ -289,6 +296,10 @@ def attach(
         close_timeout_s: how long `Session.close` waits for the tracking store.
         first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
             how many steps it had made. Give the id of the old run as `run`, and its curves go on.
+        also: what is recorded beside the lr, for every param group: ``momentum`` (and betas), ``weight_decay``,
+            ``grad_norm``, ``update_ratio``, ``effective_lr``; see ``docs/beside_the_lr.md``. For ``update_ratio`` a
+            copy of all weights that move is held while such a step runs.
+        also_every_n_steps: at each step whose index is a multiple of this. Other steps cost no more than without.
 
     Raises:
         ConfigError: an argument is wrong, or two param groups would share a metric.
@@ -312,12 +323,15 @@ def attach(
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
     check_first_step(first_step)
+    beside = Beside.of(also, also_every_n_steps)
 
     names = names or [default_name(optimizer, position) for position, optimizer in enumerate(optimizers)]
     param_paths = _param_paths(model)
     keys = Keys()
     for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
-        Recorder(optimizer, position, keys, name, param_paths)  # refuses what is wrong before there is a run
+        recorder_class(beside)(
+            optimizer, position, keys, name, param_paths
+        )  # refuses what is wrong before there is a run
     joined = _join(run)
     overlap = None
     if first_step and not isinstance(joined, NoRun):
@@ -326,7 +340,9 @@ def attach(
         except LRTapeError:
             joined.finish(Status.FAILED)
             raise
-    session = open_session(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, overlap)
+    session = open_session(
+        joined, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, overlap, beside=beside
+    )
     try:
         for optimizer, name in zip(optimizers, names, strict=True):
             session.add(optimizer, name, param_paths, first_step=first_step)
@@ -346,6 +362,7 @@ def open_session(
     overlap: Overlap | None = None,
     shows_progress: bool = True,
     columns: Columns | None = None,
+    beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> Session:
     """A session that records nothing yet; raises what `attach` raises.
 
@@ -359,6 +376,7 @@ def open_session(
         overlap: what the run has already of the steps that are recorded now; it is not written a second time.
         shows_progress: see `Session`.
         columns: keeps what is recorded in memory, too.
+        beside: see `Session`.
     """
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
@@ -378,7 +396,7 @@ def open_session(
         outbox = PrintingOutbox(outbox, print_every_n_steps)
     if columns is not None:
         outbox = KeepingOutbox(outbox, columns)
-    return Session(outbox, joined, close_timeout_s, findings, shows_progress)
+    return Session(outbox, joined, close_timeout_s, findings, shows_progress, beside=beside)
 
 
 def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_every_s: float | None) -> SpoolOutbox:
