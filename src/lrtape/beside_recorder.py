@@ -29,7 +29,7 @@ class BesideRecorder(Recorder):
 
     It is read next to the update, and written with the index and the time of the step when all of it has arrived from
     the device. A step that is skipped has no values; then the next one is read instead. The replay of a CUDA graph has
-    none. Any other step costs a comparison of two numbers more than with `Recorder`.
+    none. Any other step costs less than a microsecond more than with `Recorder`.
 
     A param group whose ``lr`` is not used, for the optimizer makes its own, has no lr in the records.
 
@@ -72,8 +72,8 @@ class BesideRecorder(Recorder):
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """See `lrtape.step_hooks.Watcher`."""
         self._reading = None  # of a step that has raised
-        super().before_step(optimizer, args, kwargs)
-        if self.steps + len(self._late) >= self._look_at and self._lrs is not None:
+        Recorder.before_step(self, optimizer, args, kwargs)  # super() takes as long as all that follows
+        if (self.steps if self._is_plain else self._next_step()) >= self._look_at and self._lrs is not None:
             self._try(lambda: self._look(optimizer, args, kwargs))
 
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -81,11 +81,15 @@ class BesideRecorder(Recorder):
         reading, self._reading = self._reading, None
         if reading is not None:
             self._try(lambda: self._end(reading))
-        super().after_step(optimizer, args, kwargs)
+        Recorder.after_step(self, optimizer, args, kwargs)
+
+    def _next_step(self) -> int:
+        """The index that this step has, if none of those that wait for the device was skipped."""
+        return self.steps + len(self._late)
 
     def _look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._values.receive()
-        if self.steps + len(self._late) >= self._due:
+        if self._next_step() >= self._due:
             moves = [not group.get(FROZEN) for group in optimizer.param_groups]
             groups = list(compress(zip(self.groups, optimizer.param_groups, strict=True), moves))
             self._reading = StepValues(self._beside.quantities, optimizer, groups, args, kwargs, self._late.devices)
@@ -98,7 +102,7 @@ class BesideRecorder(Recorder):
         if isinstance(self._lrs, LateStep):
             self._lrs.beside = (reading, arrival)
             every_n_steps = self._beside.every_n_steps
-            self._due = ((self.steps + len(self._late)) // every_n_steps + 1) * every_n_steps
+            self._due = (self._next_step() // every_n_steps + 1) * every_n_steps
             self._see_when_to_look()
         for name, why in reading.left_out.items():
             self._say(name, f"{name} of {type(self._optimizer()).__name__} is not recorded: {why}")
