@@ -219,6 +219,23 @@ def test_a_gradient_is_read_before_the_update_changes_it() -> None:
     assert values(tape) == {"grad_norm/a": [1.0]}
 
 
+def test_what_a_subclass_does_before_the_update_counts() -> None:
+    """It is read next to the update, and once, also where ``step()`` calls ``super().step()``."""
+
+    class Halves(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for param in self.param_groups[0]["params"]:
+                param.grad.mul_(0.5)
+            return super().step(closure)
+
+    optimizer = Halves([group("a", [1.0])], lr=0.5)
+    with_grads(optimizer.param_groups[0]["params"], 0.5)
+    with record(optimizer, also=["grad_norm", "update_ratio"]) as tape:
+        optimizer.step()
+
+    assert values(tape) == {"grad_norm/a": [0.25], "update_ratio/a": [0.125]}
+
+
 def test_it_is_read_at_multiples_of_the_interval() -> None:
     """Of the index of the step, also in a training that is resumed, and where a framework has counted on in between."""
     optimizer = torch.optim.SGD([group("a", [1.0])], lr=0.1)
@@ -252,8 +269,10 @@ def test_a_frozen_group_has_none() -> None:
     assert [list(tape[f"{name}/b"].steps) for name in ("momentum", "update_ratio", "lr")] == [[0, 1]] * 3
 
 
-@pytest.mark.parametrize("is_fused", [False, True])
-def test_under_a_grad_scaler_the_norm_is_the_true_one_and_a_skipped_step_has_none(is_fused: bool) -> None:
+@pytest.mark.parametrize(("is_fused", "unscales"), [(False, False), (True, False), (True, True)])
+def test_under_a_grad_scaler_the_norm_is_the_true_one_and_a_skipped_step_has_none(
+    is_fused: bool, unscales: bool
+) -> None:
     """A fused optimizer is given gradients that are still multiplied, and is called also for what it then skips. Where
     that step was due, the next one is read.
     """
@@ -264,6 +283,8 @@ def test_under_a_grad_scaler_the_norm_is_the_true_one_and_a_skipped_step_has_non
         for factor in (float("inf"), 1.0, 1.0, 2.0, float("inf"), 4.0):
             optimizer.zero_grad()
             scaler.scale((param * torch.tensor([3.0, 4.0]) * factor).sum()).backward()
+            if unscales:
+                scaler.unscale_(optimizer)
             scaler.step(optimizer)
             scaler.update()
 

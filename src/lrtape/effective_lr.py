@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 
 ParamGroup = Mapping[str, Any]
 
+RELATIVE = frozenset({"relative_step", "warmup_init", "scale_parameter"})
+"""Keys of the param groups of an Adafactor that may make its own lr."""
+
 
 @dataclass(frozen=True, slots=True)
 class EffectiveLr:
@@ -36,7 +39,7 @@ def effective_lr_of(group: ParamGroup) -> EffectiveLr | None:
 
 def ignores_lr(group: ParamGroup) -> bool:
     """Whether the ``lr`` of this param group, ``None`` perhaps, is not used at all."""
-    return bool(group.get("relative_step"))
+    return group.keys() >= RELATIVE and bool(group["relative_step"])
 
 
 def _counts(optimizer: Optimizer, group: ParamGroup) -> list[Any]:
@@ -97,7 +100,7 @@ KINDS = (
     EffectiveLr("torch's Adafactor", frozenset({"d", "beta2_decay"}), _lr, _capped, _counts),
     EffectiveLr(
         "transformers' Adafactor",
-        frozenset({"relative_step", "warmup_init", "scale_parameter"}),
+        RELATIVE,
         _relative_or_given,
         _relative,
         _counts,
