@@ -1,6 +1,7 @@
 """What is recorded beside the lr, compared with what the weights and the gradients say."""
 
 import gc
+import math
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -12,12 +13,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import lrtape
-from lrtape.arrivals import Arrival
-from lrtape.beside import QUANTITIES, Beside
+from lrtape.arrivals import CUDA, Arrival
+from lrtape.beside import QUANTITIES, Beside, StepValues
 from lrtape.beside_recorder import BesideRecorder
 from lrtape.errors import ConfigError
 from lrtape.keys import Keys
-from lrtape.tape import Point, Record, Tape
+from lrtape.tape import Group, GroupLayout, Point, Record, Tape
 from lrtape.testing import record
 
 
@@ -63,17 +64,20 @@ def test_momentum_and_weight_decay_are_those_that_the_step_used() -> None:
     assert list(tape["momentum/a"].times_ms) == list(tape["lr/a"].times_ms)
 
 
-def test_a_tensor_is_copied() -> None:
-    """A beta that is a tensor, and is changed in place, leaves what was recorded alone."""
-    optimizer = torch.optim.Adam(
-        [group("a", [1.0])], lr=torch.tensor(0.1), betas=(torch.tensor(0.5), torch.tensor(0.75)), capturable=True
-    )
-    optimizer.register_step_post_hook(lambda *_: optimizer.param_groups[0]["betas"][0].fill_(0.25))
-    with record(optimizer, also=["momentum"]) as tape:
-        optimizer.step()
-        optimizer.step()
+def test_a_tensor_is_copied(recwarn: pytest.WarningsRecorder) -> None:
+    """A beta that is a tensor, and is changed in place, leaves what was recorded alone; an lr that is one, and is not
+    changed, is not said to be.
+    """
+
+    class Changes(torch.optim.Adam):
+        def step(self, closure: Any = None) -> Any:
+            self.param_groups[0]["betas"][0].fill_(0.25)
+
+    optimizer = Changes([group("a", [1.0])], lr=torch.tensor(0.1), betas=(torch.tensor(0.5), torch.tensor(0.75)))
+    tape = two_steps(optimizer, ["momentum"])
 
     assert values(tape) == {"beta1/a": [0.5, 0.25], "beta2/a": [0.75, 0.75]}
+    assert not recwarn.list
 
 
 def test_the_norm_of_the_gradients_is_that_of_the_group() -> None:
@@ -295,28 +299,31 @@ def test_under_a_grad_scaler_the_norm_is_the_true_one_and_a_skipped_step_has_non
 
 
 class SlowDevice:
-    """Holds every tensor; what was copied is there when `has_finished`."""
+    """Holds every tensor; of what was copied, the first `n_finished` are there."""
 
-    has_finished = False
+    n_finished = 0.0
+    n_copies = 0
     n_waits = 0
 
     def holds(self, value: object) -> TypeGuard[Tensor]:
         return isinstance(value, Tensor)
 
     def copy(self, numbers: Sequence[SupportsFloat]) -> Arrival:
-        return _SlowArrival(self, [float(number) for number in numbers])
+        self.n_copies += 1
+        return _SlowArrival(self, self.n_copies, [float(number) for number in numbers])
 
 
 class _SlowArrival:
-    def __init__(self, device: SlowDevice, numbers: list[float]) -> None:
+    def __init__(self, device: SlowDevice, count: int, numbers: list[float]) -> None:
         self._device = device
+        self._count = count
         self._numbers = numbers
 
     def is_here(self) -> bool:
-        return self._device.has_finished
+        return self._count <= self._device.n_finished
 
     def numbers(self) -> list[float]:
-        self._device.n_waits += not self._device.has_finished
+        self._device.n_waits += not self.is_here()
         return self._numbers
 
 
@@ -347,7 +354,7 @@ def test_no_device_is_waited_for_and_values_find_their_step() -> None:
         optimizer.step()
     assert (memory.frames, device.n_waits) == ([], 0)
 
-    device.has_finished = True
+    device.n_finished = math.inf
     with_grads(optimizer.param_groups[0]["params"], 5.0)
     optimizer.step()
     optimizer.step()
@@ -355,12 +362,30 @@ def test_no_device_is_waited_for_and_values_find_their_step() -> None:
     assert rows[:3] == [(0, 0.0), (1, 2.0), (3, 4.0)], "the third call was to be step 2, and was step 1"
     assert [frame.step for frame in memory.frames if isinstance(frame, Record)] == [0, 1, 2, 3, 4, 5]
 
-    device.has_finished = False
+    device.n_finished = 0
     for _ in range(2):
         optimizer.step()
     recorder.stop()
     rows = [(frame.step, frame.value) for frame in memory.frames if isinstance(frame, Point) and "grad" in frame.key]
     assert rows[-1] == (6, 5.0)
+
+
+def test_values_are_written_when_they_are_here() -> None:
+    """At the next step, also long before the next one that is due; no copy of the weights is held until then."""
+    optimizer = torch.optim.SGD([{"params": [Parameter(torch.ones(1, 55))], "name": "a"}], lr=0.1)
+    device, memory = SlowDevice(), Memory()
+    recorder = BesideRecorder(optimizer, 0, Keys(), devices=device, beside=Beside.of(["update_ratio"], 100))
+    recorder.start(memory)
+    optimizer.step()
+    assert not any(type(one) is Tensor and one.shape == (1, 55) for one in gc.get_objects())
+
+    device.n_finished = 1
+    optimizer.step()
+    assert [type(frame) for frame in memory.frames] == [GroupLayout, Record], "the step is there, its values are not"
+    device.n_finished = math.inf
+    optimizer.step()
+    assert [frame.step for frame in memory.frames if isinstance(frame, Point)] == [0]
+    assert device.n_waits == 0
 
 
 def test_a_replay_has_no_values() -> None:
@@ -370,9 +395,11 @@ def test_a_replay_has_no_values() -> None:
     recorder = BesideRecorder(optimizer, 0, Keys(), beside=Beside.of(["momentum"], 1))
     recorder.start(memory)
     recorder.record()
+    recorder.before_step(optimizer, (), {})  # of a step that raises
+    recorder.record()
     optimizer.step()
 
-    assert [frame.step for frame in memory.frames if isinstance(frame, Point)] == [1]
+    assert [frame.step for frame in memory.frames if isinstance(frame, Point)] == [2]
 
 
 def test_what_cannot_be_is_refused_before_the_training() -> None:
@@ -436,16 +463,23 @@ def test_a_parameter_in_parts_is_left_out() -> None:
             {"params": [Parameter(distribute_tensor(torch.ones(4), mesh, [placement]))], "name": name}
             for placement, name in ((Shard(0), "part"), (Replicate(), "whole"))
         ]
+        groups[1]["params"] = [*groups[1]["params"], Parameter(torch.zeros(1))]
         optimizer = torch.optim.SGD(groups, lr=0.5)
         for param_group in optimizer.param_groups:
             with_grads(param_group["params"])
         with pytest.warns(UserWarning, match="in parts on several processes") as caught:
             tape = two_steps(optimizer, ["grad_norm", "update_ratio"])
+        whole = [(Group("whole", "lr/whole"), optimizer.param_groups[1])]
+        numbers = StepValues(["grad_norm", "update_ratio"], optimizer, whole, (), {}, CUDA).end()
+        assert {type(number) for number in numbers} == {float, Tensor}, "plain tensors, which can be copied"
     finally:
         dist.destroy_process_group()
 
     assert len(caught) == 2
-    assert values(tape) == {"grad_norm/whole": [2.0, 2.0], "update_ratio/whole": [0.5, 1.0]}
+    assert values(tape) == {
+        "grad_norm/whole": pytest.approx([8**0.5, 8**0.5]),
+        "update_ratio/whole": pytest.approx([0.5**0.5, 1.0]),
+    }
 
 
 def test_autolog_sends_it_to_mlflow(store: str) -> None:

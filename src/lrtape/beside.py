@@ -204,7 +204,6 @@ class StepValues:
             for copy, weight in zip(before, weights, strict=True):
                 copy.sub_(weight)
             value.numbers = [*sizes, *_norms(before)]
-            before.clear()
 
         self._afterwards.append(measure)
 
@@ -266,11 +265,7 @@ def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         dtype = torch.promote_types(real.dtype, torch.float32)
         by_device.setdefault(real.device, []).append(torch.linalg.vector_norm(real, dtype=dtype))
-    return [torch.linalg.vector_norm(torch.stack(_same_dtype(norms))) for norms in by_device.values()]
-
-
-def _same_dtype(norms: list[Tensor]) -> list[Tensor]:
-    return norms if len({norm.dtype for norm in norms}) == 1 else [norm.double() for norm in norms]
+    return [torch.linalg.vector_norm(torch.stack(norms)) for norms in by_device.values()]
 
 
 def _only(numbers: Sequence[float]) -> float:

@@ -71,7 +71,6 @@ class BesideRecorder(Recorder):
 
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """See `lrtape.step_hooks.Watcher`."""
-        self._reading = None  # of a step that has raised
         Recorder.before_step(self, optimizer, args, kwargs)  # super() takes as long as all that follows
         if (self.steps if self._is_plain else self._next_step()) >= self._look_at and self._lrs is not None:
             self._try(lambda: self._look(optimizer, args, kwargs))
@@ -90,6 +89,7 @@ class BesideRecorder(Recorder):
     def _look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._values.receive()
         if self._next_step() >= self._due:
+            self._reading = None  # of a step that has raised: two copies of the weights may be too many
             moves = [not group.get(FROZEN) for group in optimizer.param_groups]
             groups = list(compress(zip(self.groups, optimizer.param_groups, strict=True), moves))
             self._reading = StepValues(self._beside.quantities, optimizer, groups, args, kwargs, self._late.devices)
