@@ -79,9 +79,12 @@ def test_record_takes_what_attach_takes() -> None:
     optimizer = torch.optim.SGD([{"params": layer.parameters()} for layer in model], lr=0.1, momentum=0.5)
     with record(optimizer, model=model, first_step=7, also=["momentum"]) as tape:
         optimizer.step()
-    assert {key: list(series.steps) for key, series in tape.items()} == {
-        key: [7] for key in ("lr/0", "lr/1", "momentum/0", "momentum/1")
-    }
+    with record(model=model, first_step=7, also=["momentum"]) as tape_of_all:
+        optimizer.step()
+    for one in (tape, tape_of_all):
+        assert {key: list(series.steps) for key, series in one.items()} == {
+            key: [7] for key in ("lr/0", "lr/1", "momentum/0", "momentum/1")
+        }
     for wrong in ({"first_step": -1}, {"also": ["nothing"]}):
         with pytest.raises(ConfigError), record(optimizer, **wrong):
             pass
@@ -201,9 +204,10 @@ def test_what_is_not_finite_is_compared_too() -> None:
 
 
 def test_other_values_are_compared_where_they_are_expected() -> None:
-    """A loss on the tape is nobody's difference; a momentum that is named is compared."""
+    """A loss on either tape is nobody's difference; a momentum that is named is compared."""
     tape = Tape([Point("lr/a", 0, 0, 0.1), Point("loss", 0, 0, 2.0), Point("momentum/a", 0, 0, 0.9)])
     assert_schedule(tape, {"lr/a": [0.1], "momentum/a": [0.9]})
+    assert_schedule(tape_of(a={0: 0.1}), tape)
     assert "momentum/a differs" in refused(tape, {"lr/a": [0.1], "momentum/a": [0.8]})
 
 
