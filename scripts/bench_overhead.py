@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from mlflow import MlflowClient
 
+from lrtape.attaching import attach
 from lrtape.keys import Keys
 from lrtape.recorder import Recorder
-from lrtape.session import attach
 from lrtape.spool import Header, SpoolWriter
 from lrtape.tracking.mlflow_run import MlflowRun
 

@@ -48,14 +48,24 @@ LAYERS = [
     ],
     ["outbox", "beside_recorder", "shipper", "simulation", "range_plot", "report"],
     ["delivery", "replay"],
-    ["companion"],
+    ["companion", "destination"],
     ["session", "recover", "range_test"],
-    ["autologging", "testing"],
+    ["open_sessions", "tapes_of_thread"],
+    ["attaching", "autologging"],
+    ["testing"],
     ["app"],
-    ["cli"],
+    ["cli", "adapters"],
 ]
 MAY_IMPORT_WITHIN_LINE = {"errors", "tape", "keys", "tracking", "app"}
-ONLY_IN = {"mlflow": {"tracking"}, "hydra": {"app"}, "omegaconf": {"app"}, "optuna": {"app"}}
+ONLY_IN = {
+    "mlflow": {"tracking"},
+    "hydra": {"app"},
+    "omegaconf": {"app"},
+    "optuna": {"app"},
+    "lightning": {"adapters"},
+    "pytorch_lightning": {"adapters"},
+    "transformers": {"adapters"},
+}
 LEVEL = {module: level for level, line in enumerate(LAYERS) for module in line}
 
 

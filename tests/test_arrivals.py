@@ -92,6 +92,19 @@ def test_a_tensor_lr_is_not_waited_for(device: SlowDevice) -> None:
     assert recorder.last == memory.frames[-1]
 
 
+def test_a_late_step_has_the_index_that_it_was_aligned_to(device: SlowDevice) -> None:
+    """Not the one that a later step was aligned to, before the first had arrived."""
+    optimizer = sgd(torch.tensor(1.0))
+    recorder, memory = recording(optimizer, device)
+    for step in (1, 2, 4):
+        recorder.align(step)
+        optimizer.step()
+    device.has_finished = True
+    optimizer.step()
+
+    assert [step for step, _ in memory.rows] == [1, 2, 4, 5]
+
+
 def test_steps_behind_a_late_one_keep_their_order(device: SlowDevice) -> None:
     """Also those whose lr is a plain number, and those after another group was added."""
     optimizer = sgd(torch.tensor(1.0))

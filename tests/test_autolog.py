@@ -1,11 +1,16 @@
+import gc
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import mlflow
 import pytest
 import torch
+import torch.distributed as dist
 from mlflow import MlflowClient
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import lrtape
@@ -56,17 +61,21 @@ def test_every_optimizer_goes_into_the_active_run(store: str) -> None:
 
 
 def test_a_run_is_opened_when_none_is_active(store: str) -> None:
-    """The first step opens one, and disabling ends it."""
+    """The first step opens one that is nobody's active run; all steps outside of runs are in it; disabling ends it."""
     mlflow.set_tracking_uri(store)
+    client = MlflowClient(tracking_uri=store)
     lrtape.autolog()
-    assert tapes(store) == []
-    sgd("a").step()
-    active = mlflow.active_run()
+    optimizer = sgd("a")
+    assert client.search_runs(["0"]) == []
+    optimizer.step()
+    assert mlflow.active_run() is None
+    with mlflow.start_run():
+        optimizer.step()
+    optimizer.step()
     lrtape.autolog(disable=True)
 
-    assert active is not None
-    assert MlflowClient(tracking_uri=store).get_run(active.info.run_id).info.status == "FINISHED"
-    assert [list(tape) for tape in tapes(store)] == [["lr/a"]]
+    assert [run.info.status for run in client.search_runs(["0"])] == ["FINISHED", "FINISHED"]
+    assert [list(tape["lr/a"].steps) for tape in tapes(store)] == [[0, 1], [0]]
 
 
 def test_another_run_begins_another_tape(store: str) -> None:
@@ -100,6 +109,135 @@ def test_a_nested_run_interrupts_the_tape_of_its_parent(store: str) -> None:
     assert [list(tape["lr/a"].steps) for tape in tapes(store)] == [[0, 1], [0, 1], [0, 1]]
 
 
+def test_every_run_of_a_nest_has_its_tape(store: str) -> None:
+    """Also where the one in the middle makes no step: back in the parent, its tape goes on, with its key and count."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    optimizer = sgd("a")
+    with mlflow.start_run():
+        optimizer.step()
+        with mlflow.start_run(nested=True):
+            for _ in range(2):
+                with mlflow.start_run(nested=True):
+                    optimizer.step()
+        optimizer.step()
+    lrtape.autolog(disable=True)
+
+    assert [{key: list(series.steps) for key, series in tape.items()} for tape in tapes(store)] == [
+        {"lr/a": [0, 1]},
+        {},
+        {"lr/a": [0]},
+        {"lr/a": [0]},
+    ]
+
+
+def test_a_thread_with_a_run_of_its_own_has_its_own_tape(store: str) -> None:
+    """Its steps are in its run, and those of the others in theirs, also of an optimizer that moves between them."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    shared = sgd("a")
+
+    def work() -> None:
+        with mlflow.start_run():
+            shared.step()
+            shared.step()
+
+    with mlflow.start_run():
+        shared.step()
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        shared.step()
+    lrtape.autolog(disable=True)
+
+    assert [list(tape["lr/a"].steps) for tape in tapes(store)] == [[0, 1], [0, 1]]
+
+
+def test_models_are_freed(store: str) -> None:
+    """A notebook that trains many models keeps none; the next optimizer, of the same id say, has a key of its own."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    gone: list[weakref.ref[Any]] = []
+    with mlflow.start_run():
+        for _ in range(3):
+            model = torch.nn.Linear(2, 2)
+            optimizer = torch.optim.SGD([{"params": list(model.parameters()), "name": "a"}], lr=0.5)
+            optimizer.step()
+            gone += [weakref.ref(model), weakref.ref(model.weight), weakref.ref(optimizer)]
+        del model, optimizer
+        gc.collect()
+        assert [reference() for reference in gone] == [None] * 9
+    lrtape.autolog(disable=True)
+
+    assert {key: len(series) for key, series in tapes(store)[0].items()} == {
+        "lr/a": 1,
+        "lr/sgd_1/a": 1,
+        "lr/sgd_2/a": 1,
+    }
+
+
+def test_an_optimizer_within_the_step_of_another_is_one_step(store: str) -> None:
+    """Only the outer one is recorded, of ZeroRedundancyOptimizer and of a Lookahead alike; whoever has other
+    parameters is recorded.
+    """
+
+    class Lookahead(torch.optim.SGD):
+        def __init__(self, inner: torch.optim.Optimizer, also: torch.optim.Optimizer) -> None:
+            super().__init__(inner.param_groups[0]["params"], lr=0.25)
+            self.inners = inner, also
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            for inner in self.inners:
+                inner.step()
+
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    dist.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+    try:
+        zero = ZeroRedundancyOptimizer(torch.nn.Linear(1, 1).parameters(), torch.optim.Adam, lr=0.5)
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)  # from now on SGD.step has hooks of its own
+        lookahead = Lookahead(sgd("inner"), sgd("also"))
+        with mlflow.start_run():
+            for _ in range(2):
+                zero.step()
+                lookahead.step()
+    finally:
+        dist.destroy_process_group()
+    lrtape.autolog(disable=True)
+
+    assert {key: list(series.values) for key, series in tapes(store)[0].items()} == {
+        "lr/group_00": [0.5, 0.5],
+        "lr/lookahead_1/group_00": [0.25, 0.25],
+        "lr/sgd_2/also": [0.5, 0.5],
+    }
+
+
+def test_attach_and_autolog_record_a_step_once(store: str) -> None:
+    """What a session of attach records, autolog leaves out, until that is closed; what autolog records into the run,
+    attach refuses.
+    """
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    mine, other = sgd("mine"), sgd("other")
+    with mlflow.start_run() as run:
+        with lrtape.attach(mine, names=["mine"]):
+            mine.step()
+            other.step()
+            with pytest.raises(ConfigError, match=f"autolog records this SGD into run {run.info.run_id} already"):
+                lrtape.attach(other)
+            with lrtape.attach(other, run=None) as only_counts:
+                other.step()
+        mine.step()
+    assert only_counts.steps == 1
+    lrtape.autolog(disable=True)
+
+    assert {key: len(series) for key, series in tapes(store)[0].items()} == {
+        "lr/mine/mine": 1,
+        "lr/other": 2,
+        "lr/sgd_1/mine": 1,
+    }
+
+
 def test_a_second_thread_steps_into_the_same_tape(store: str) -> None:
     """MLflow's active run is a matter of each thread: a helping thread must not open a run of its own."""
     mlflow.set_tracking_uri(store)
@@ -129,7 +267,7 @@ def test_one_optimizer_that_cannot_be_recorded_is_left_out(store: str) -> None:
         good.step()
     lrtape.autolog(disable=True)
 
-    assert [list(tape) for tape in tapes(store)] == [["lr/sgd_1/b"]]
+    assert [list(tape) for tape in tapes(store)] == [["lr/b"]]
 
 
 def test_groups_of_one_name_are_numbered(store: str) -> None:

@@ -206,6 +206,18 @@ def test_the_gradient_of_a_closure_is_read_after_it() -> None:
 
     assert values(tape) == {"grad_norm/a": [3.0, 5.0, 7.0]}
 
+    memory = Memory()
+    recorder = BesideRecorder(optimizer, 0, Keys(), beside=Beside.of(["grad_norm"], 1))
+    recorder.start(memory)
+
+    def closure_of_a_framework() -> float:
+        recorder.reread()  # as Lightning's adapter does
+        param.grad = torch.full_like(param, 9.0)
+        return 0.0
+
+    optimizer.step(closure_of_a_framework)
+    assert [frame.value for frame in memory.frames if isinstance(frame, Point)] == [9.0]
+
 
 def test_a_gradient_is_read_before_the_update_changes_it() -> None:
     """Some optimizers add the weight decay to the gradient in place."""
@@ -249,16 +261,14 @@ def test_it_is_read_at_multiples_of_the_interval() -> None:
     assert list(tape["momentum/a"].steps) == [8, 12]
     assert list(tape["lr/a"].steps) == list(range(5, 14))
 
-    session = lrtape.attach(optimizer, run=None, also=["momentum"], also_every_n_steps=4)
-    written: list[Any] = []
-    session._outbox.write = written.append  # type: ignore[method-assign,assignment]
-    session.pause()
-    session.resume()
-    session.align(6)
+    memory = Memory()
+    recorder = BesideRecorder(optimizer, 0, Keys(), beside=Beside.of(["momentum"], 4))
+    recorder.start(memory)
+    optimizer.step()
+    recorder.align(6)
     for _ in range(4):
         optimizer.step()
-    session.close()
-    assert [frame.step for frame in written if isinstance(frame, Point)] == [6, 8]
+    assert [frame.step for frame in memory.frames if isinstance(frame, Point)] == [0, 6, 8]
 
 
 def test_a_frozen_group_has_none() -> None:
@@ -480,6 +490,23 @@ def test_a_parameter_in_parts_is_left_out() -> None:
         "grad_norm/whole": pytest.approx([8**0.5, 8**0.5]),
         "update_ratio/whole": pytest.approx([0.5**0.5, 1.0]),
     }
+
+
+def test_values_have_the_names_of_their_groups_in_the_run() -> None:
+    """A session that binds to its run with the first step may have to number a name that is taken there."""
+    optimizer = torch.optim.SGD([group("a", [1.0])], lr=0.1)
+    keys, memory = Keys(), Memory()
+    keys.reserve("a")
+    recorder = BesideRecorder(optimizer, 0, Keys(), beside=Beside.of(["momentum"], 1))
+
+    class Binds(Memory):
+        def write(self, frame: Any) -> bool:
+            recorder.move(keys, memory)
+            return memory.write(frame)
+
+    recorder.start(Binds())
+    optimizer.step()
+    assert [frame.key for frame in memory.frames if isinstance(frame, Point)] == ["momentum/a_2"]
 
 
 def test_autolog_sends_it_to_mlflow(store: str) -> None:

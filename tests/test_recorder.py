@@ -1,10 +1,13 @@
 import copy
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.errors import ConfigError
 from lrtape.keys import Keys
@@ -283,6 +286,68 @@ def test_a_stopped_recorder_records_nothing() -> None:
     optimizer.step()
 
     assert memory.frames == []
+
+
+def test_a_recorder_keeps_no_optimizer_alive() -> None:
+    """Nor a parameter, which may be gigabytes on a GPU: both go with their owner, and the recorder stays usable."""
+    optimizer = torch.optim.SGD(two_groups(frozen=False), lr=1.0)
+    recorder, _ = recording(optimizer)
+    optimizer.step()
+    gone = weakref.ref(optimizer), weakref.ref(optimizer.param_groups[1]["params"][0])
+    del optimizer
+    gc.collect()
+
+    assert [reference() for reference in gone] == [None, None]
+    recorder.start(Memory())
+    recorder.stop()
+    assert (recorder.steps, [group.key for group in recorder.groups]) == (1, ["lr/a", "lr/b"])
+
+
+def test_a_recorder_moves_to_another_run_within_a_step() -> None:
+    """By the writer that it replaces, in a post-hook: the step and its names go to the new one, numbered if taken."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, run, keys = Recorder(optimizer, 0, Keys()), Memory(), Keys()
+    keys.reserve("b")
+
+    class Moves(Memory):
+        def write(self, frame: GroupLayout | Record | Point | Finding) -> bool:
+            assert isinstance(frame, GroupLayout)
+            recorder.move(keys, run)
+            return run.write(GroupLayout(0, recorder.named_now(frame.groups)))
+
+    recorder.start(Moves())
+    for _ in range(2):
+        optimizer.step()
+
+    assert {*map(tuple, keys_of(run.frames))} == {("lr/a", "lr/b_2")}
+    assert [frame.step for frame in run.frames if isinstance(frame, Record)] == [0, 1]
+
+
+def test_a_recorder_that_takes_over_within_a_scaled_step_counts_no_skip() -> None:
+    """Another run has become active: the step is the new recorder's, and neither of the two believes it was skipped."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    for group in optimizer.param_groups:
+        group["params"][0].grad = torch.zeros(1)
+    old, _ = recording(optimizer)
+    new, memory = Recorder(optimizer, 0, Keys()), Memory()
+
+    def take_over(*_: object) -> None:
+        old.stop()
+        new.start(memory)
+
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.zeros(1))
+    hook = register_optimizer_step_pre_hook(take_over)
+    try:
+        scaler.step(optimizer)
+    finally:
+        hook.remove()
+    new.stop()
+    old.start(Memory())
+    optimizer.step()
+
+    assert memory.lrs == [[1.0, 1.0]]
+    assert [(recorder.steps, recorder.skipped_steps) for recorder in (old, new)] == [(1, 0), (1, 0)]
 
 
 def keys_of(frames: list[GroupLayout | Record | Point | Finding]) -> list[list[str]]:

@@ -356,6 +356,19 @@ def test_a_resumed_loop_of_ones_own_doubles_nothing(store: str) -> None:
     assert MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags["lrtape.complete"] == "true"
 
 
+def test_each_optimizer_goes_on_where_it_was() -> None:
+    """`first_step` may have an index for each optimizer, as `next_steps` has, and nothing else; `align` only raises."""
+    optimizers = sgd(0.1), sgd(0.2)
+    with lrtape.attach(*optimizers, names=["one", "other"], run=None, first_step=[3, 5]) as session:
+        optimizers[1].step()
+        session.align(5)
+        assert session.next_steps == [5, 6]
+    with pytest.raises(ConfigError, match="one for each of the 2 optimizers"):
+        lrtape.attach(*optimizers, names=["one", "other"], run=None, first_step=[3])
+    with pytest.raises(ConfigError, match="must be a whole number >= 0, but is -1"):
+        lrtape.attach(*optimizers, names=["one", "other"], run=None, first_step=[3, -1])
+
+
 SCRIPT = """
 import torch, mlflow, lrtape
 mlflow.set_tracking_uri({store!r})

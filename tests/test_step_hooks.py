@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import SGD, Optimizer
 
-from lrtape.step_hooks import StepHooks
+from lrtape.step_hooks import StepHooks, innermost
 
 
 class Watch:
@@ -130,3 +130,27 @@ def test_a_grad_scaler_is_watched(fused: bool) -> None:
     stepped = ["before", "after"]
     expected = [stepped, [], stepped] if not fused else [[f"before {found}", "after"] for found in (0.0, 1.0, 0.0)]
     assert watch.events == [*(e for part in expected for e in ("scaler", *part, "done")), "scaler", "raised"]
+
+
+def test_a_wrapper_stands_for_what_it_wraps() -> None:
+    """One without hooks, or that shares those of the inner optimizer; not one whose step is a step of its own."""
+
+    class Wrapper(Optimizer):
+        def __init__(self, optimizer: Optimizer) -> None:
+            self.optimizer = optimizer
+
+    class Sharing(Wrapper):
+        def __init__(self, optimizer: Optimizer) -> None:
+            vars(self).update(vars(optimizer))
+            self.optimizer = optimizer
+
+    class Outer(SGD):
+        pass
+
+    optimizer = sgd()
+    outer = sgd(Outer)
+    outer.optimizer = optimizer  # type: ignore[attr-defined]
+    assert innermost(optimizer) is optimizer
+    assert innermost(Wrapper(Sharing(optimizer))) is optimizer
+    assert innermost(outer) is outer
+    assert innermost("no optimizer") == "no optimizer"

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lrtape.attaching import attach, print_lrs
     from lrtape.autologging import autolog
     from lrtape.checks.registry import check
     from lrtape.errors import (
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from lrtape.range_curve import RangeResult
     from lrtape.range_plot import draw_range, plot_range
     from lrtape.range_test import lr_range
-    from lrtape.session import Session, attach, print_lrs
+    from lrtape.session import Session
     from lrtape.simulation import plan_of, simulate
     from lrtape.spool import read_spool
     from lrtape.tape import Finding, Group, Point, Record, Series, Status, Tape
@@ -42,14 +43,14 @@ _HOME = {
     "Tape": "tape",
     "TrackingError": "errors",
     "TrainingDivergedError": "errors",
-    "attach": "session",
+    "attach": "attaching",
     "autolog": "autologging",
     "check": "checks.registry",
     "draw_range": "range_plot",
     "lr_range": "range_test",
     "plan_of": "simulation",
     "plot_range": "range_plot",
-    "print_lrs": "session",
+    "print_lrs": "attaching",
     "read_run": "tracking.history",
     "read_spool": "spool",
     "simulate": "simulation",

@@ -124,6 +124,7 @@ class LateStep:
         arrival: the lrs, and whether the gradients had overflowed.
         lrs: as they are in the param groups.
         versions: of the lrs that are tensors: counts their changes in place.
+        least: the least index that the step may have.
         groups: of the lrs.
         time_ms: Unix time in milliseconds when the step had run.
         changed: index of an lr that is another one since; ``None`` if all are the same.
@@ -133,6 +134,7 @@ class LateStep:
     arrival: Arrival
     lrs: list[Any]
     versions: list[int | None]
+    least: int = 0
     groups: tuple[Group, ...] = ()
     time_ms: int = 0
     changed: int | None = None
@@ -156,16 +158,17 @@ class LateSteps:
         """How many steps wait."""
         return len(self._arrivals)
 
-    def begin(self, lrs: list[Any], found_inf: Any) -> LateStep:
+    def begin(self, lrs: list[Any], found_inf: Any, least: int = 0) -> LateStep:
         """Copy what the step uses.
 
         Args:
             lrs: of the param groups, numbers or tensors.
             found_inf: a tensor, not 0 where the gradients have overflowed, and the optimizer updates nothing; or
                 ``None``.
+            least: the least index that the step may have.
         """
         arrival = self.devices.copy([*lrs, 0.0 if found_inf is None else found_inf])
-        return LateStep(arrival, lrs, [_version(lr) for lr in lrs])
+        return LateStep(arrival, lrs, [_version(lr) for lr in lrs], least)
 
     def end(self, step: LateStep, groups: tuple[Group, ...], time_ms: int, lrs: list[Any]) -> None:
         """The step has run; `lrs` are those of the param groups now. Calls `arrived` for what is here."""

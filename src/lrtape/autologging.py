@@ -3,28 +3,33 @@
 Not ``autolog.py``: a module of that name would hide the function, for whoever imports the module first.
 """
 
-import contextlib
 import os
+import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.beside import EVERY_N_STEPS, Beside
+from lrtape.destination import check_fsync, check_interval
 from lrtape.errors import ConfigError
-from lrtape.session import (
-    ACTIVE_RUN,
-    CLOSE_TIMEOUT_S,
-    FOLDER,
-    Session,
-    check_fsync,
-    check_interval,
-    default_name,
-    open_session,
-)
+from lrtape.keys import optimizer_name
+from lrtape.lines import warn
+from lrtape.open_sessions import OPEN_SESSIONS
+from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session, open_session
+from lrtape.step_hooks import DYNAMO, keep_compiler_out
+from lrtape.tapes_of_thread import TapesOfThread
+
+if TYPE_CHECKING:
+    from lrtape.tracking.mlflow_run import ActiveRun
+
+_STEP = Optimizer.profile_hook_step(lambda: None).__code__
+"""Calls the hooks and the step of every optimizer."""
 
 _autolog: "_Autolog | None" = None
 
@@ -42,13 +47,19 @@ def autolog(
 ) -> None:
     """Record every step of every optimizer of this process, whenever it is made, into the active MLflow run.
 
-    Begins with the first step: it joins the run that is active then, or starts one. When another run is active at a
-    later step, a new tape begins there; when a nested run has ended, the tape of its parent goes on. While it is on,
-    calling it again changes nothing. It installs no signal handler, prints nothing unless asked to, and changes no
-    environment variable. If it cannot start at the first step, because the tracking store does not answer say, it warns
-    and switches itself off.
+    Begins with the first step, in the run that is active then. When another run is active at a later step, a new tape
+    begins there; when nested runs have ended, the tape of the run around them goes on. All steps outside of any run go
+    into one that is made for them, and that MLflow does not take for active: whatever the script does with
+    ``mlflow.start_run()`` goes on as before. A thread without an active run counts as being in the runs of the thread
+    that has called `autolog`.
 
-    Param groups are named as by `attach`; where two would share a metric, the later one is numbered.
+    While it is on, calling it again changes nothing. It installs no signal handler, prints nothing unless asked to,
+    and changes no environment variable. If it cannot start at the first step, because the tracking store does not
+    answer say, it warns and switches itself off.
+
+    Param groups are named as by `attach`; where two would share a metric, the later one is numbered. Left out are an
+    optimizer that a session of `attach` records, as long as it does; and one that steps within the step of another one
+    which has all its parameters: that is one step. No optimizer is kept alive.
 
     Args:
         disable: stop, wait until everything is stored, and forget everything.
@@ -77,98 +88,121 @@ def autolog(
             return
         _autolog.close()
 
-    from lrtape.tracking.mlflow_run import active_run  # late: mlflow takes a second to import
+    from lrtape.tracking.active_runs import active_runs, start_aside, unseen  # late: mlflow takes a second to import
 
-    def open_new() -> Session:
-        return open_session(
-            *(ACTIVE_RUN, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s),
-            shows_progress=False,
-            beside=beside,
-        )
+    def open_on(run: "ActiveRun | None") -> Session:
+        with unseen():
+            session = open_session(
+                *(start_aside() if run is None else run.info.run_id, print_every_n_steps, folder, keep_spool),
+                *(fsync_every_s, close_timeout_s),
+                shows_progress=False,
+                beside=beside,
+            )
+        OPEN_SESSIONS.autolog(session)
+        return session
 
-    _autolog = _Autolog(active_run, open_new)
+    _autolog = _Autolog(active_runs, open_on)
 
 
 class _Autolog:
-    """Watches every optimizer of the process, for the thread that makes the first step.
+    """Watches every optimizer of the process, in every thread.
 
     Args:
-        active_run: the id of the active run and of its parent; cheap, for it is called in every step.
-        open_new: opens a session on the active run, or on a new one.
+        active_runs: the active runs of a thread, the innermost last; cheap, for it is called in every step.
+        open_on: opens a session on a run, or on a new one.
     """
 
     def __init__(
-        self, active_run: Callable[[], tuple[str | None, str | None]], open_new: Callable[[], Session]
+        self, active_runs: "Callable[[int], Sequence[ActiveRun]]", open_on: "Callable[[ActiveRun | None], Session]"
     ) -> None:
-        self._active_run = active_run
-        self._open_new = open_new
-        self._open: list[_Recording] = []
-        """The innermost last: those before it wait for a nested run to end."""
-        self._thread = threading.get_ident()
+        self._active_runs = active_runs
+        self._open_on = open_on
+        self._home = threading.get_ident()
+        self._tapes = {self._home: TapesOfThread(open_on)}
+        self._left_out: dict[int, weakref.ref[Optimizer]] = {}
+        """By id; look whether it is still the same one."""
+        self._changing = threading.Lock()
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self._pid = os.getpid()
         self.is_on = True
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """Runs ahead of the optimizer's own pre-hooks, so that a recorder made here sees this very step."""
+        if DYNAMO in sys.modules:
+            keep_compiler_out()
         if not self.is_on or os.getpid() != self._pid:
             return  # In a forked child all of this is its parent's.
         try:
-            # MLflow's active run is a matter of each thread; a thread that only helps has none.
-            if not self._open or threading.get_ident() == self._thread:
-                self._follow_active_run()
-            self._open[-1].see(optimizer)
+            thread = threading.get_ident()
+            runs = self._active_runs(thread)
+            if not runs and thread != self._home:
+                if thread in self._tapes:  # It had a run of its own.
+                    self._tapes.pop(thread).end()
+                thread = self._home
+                runs = self._active_runs(thread)
+            tapes = self._tapes.get(thread)
+            if tapes is not None and tapes.is_recording(optimizer, runs):
+                return
+            if not self._is_left_out(optimizer):
+                with self._changing:
+                    self._record(optimizer, runs, thread)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self.is_on = False  # The hook itself stays: torch is just going through all of them.
-            _warn(f"lrtape cannot record, and autolog is off: {error}")
+            warn(f"lrtape cannot record, and autolog is off: {error}")
 
-    def _follow_active_run(self) -> None:
-        run_id, parent_id = self._active_run()
-        if self._open and run_id == self._open[-1].run_id:
+    def _is_left_out(self, optimizer: Optimizer) -> bool:
+        known = self._left_out.get(id(optimizer))
+        if known is not None and known() is optimizer:
+            return True
+        if any(attached.keeps for attached in OPEN_SESSIONS.attached(optimizer)):
+            return True
+        if _is_within_step_of_another(optimizer):
+            self._leave_out(optimizer)
+            return True
+        return False
+
+    def _leave_out(self, optimizer: Optimizer) -> None:
+        key = id(optimizer)
+        self._left_out[key] = weakref.ref(optimizer, lambda _: self._left_out.pop(key, None))
+
+    def _record(self, optimizer: Optimizer, runs: "Sequence[ActiveRun]", thread: int) -> None:
+        session = self._tapes.setdefault(thread, TapesOfThread(self._open_on)).follow(runs)
+        for other in OPEN_SESSIONS.autologged(optimizer):
+            if other is not session:
+                other.leave_out(optimizer)  # It has stepped in another run, or thread, before.
+        if session.is_recording(optimizer):
             return
-        while self._open and self._open[-1].run_id not in {run_id, parent_id}:
-            self._open.pop().end()
-        if self._open and self._open[-1].run_id == run_id:
-            self._open[-1].session.resume()  # A nested run is over.
-            return
-        if self._open:
-            self._open[-1].session.pause()
-        session = self._open_new()
-        self._thread = threading.get_ident()
-        self._open.append(_Recording(session, session.run.run_id))
+        try:
+            session.add(optimizer, optimizer_name(optimizer, session.n_optimizers), numbered=True)
+        except ConfigError as error:
+            self._leave_out(optimizer)
+            warn(f"lrtape does not record {type(optimizer).__name__}: {error}")
 
     def close(self) -> None:
         self._hook.remove()
-        for recording in reversed(self._open):
-            recording.session.close()
+        for tapes in self._tapes.values():
+            tapes.close()
 
 
-class _Recording:
-    """One session, and the optimizers that it has."""
+def _is_within_step_of_another(optimizer: Optimizer) -> bool:
+    """Whether this is a part of a step that is recorded already: of an optimizer that has all parameters of this one.
 
-    def __init__(self, session: Session, run_id: str) -> None:
-        self.session = session
-        self.run_id = run_id
-        # By identity, and held, so that no other optimizer can have the same id.
-        self._seen: dict[int, Optimizer] = {}
-
-    def see(self, optimizer: Optimizer) -> None:
-        """Record this optimizer, unless it is recorded already or cannot be."""
-        if id(optimizer) in self._seen:
-            return
-        self._seen[id(optimizer)] = optimizer
-        try:
-            self.session.add(optimizer, default_name(optimizer, len(self._seen) - 1), numbered=True)
-        except ConfigError as error:
-            _warn(f"lrtape does not record {type(optimizer).__name__}: {error}")
-
-    def end(self) -> None:
-        """Somebody has ended the run; the next step shall not wait until the last rows of it are stored."""
-        self.session.stop()
-        threading.Thread(target=self.session.close, name="lrtape-close").start()
+    Asked when an optimizer is new to a tape, and not in every step: it goes through all frames of this thread.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        # Of no other frame: Python 3.11 keeps what it tells of one for as long as that runs.
+        if frame.f_code is _STEP:
+            outer = frame.f_locals["self"]
+            if outer is not optimizer and _is_recorded(outer):
+                return _parameters(optimizer) <= _parameters(outer)
+        frame = frame.f_back
+    return False
 
 
-def _warn(text: str) -> None:
-    """Warn; not even where warnings are errors may a step fail."""
-    with contextlib.suppress(UserWarning):
-        warnings.warn(text, stacklevel=3)
+def _is_recorded(optimizer: Optimizer) -> bool:
+    return bool(OPEN_SESSIONS.autologged(optimizer) or OPEN_SESSIONS.attached(optimizer))
+
+
+def _parameters(optimizer: Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

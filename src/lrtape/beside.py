@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 import torch
@@ -78,19 +78,10 @@ def _can_have(name: str, group: ParamGroup) -> bool:
 class _Value:
     """One value: a formula of numbers of which some may be on a device."""
 
-    key: str
+    name: str
+    group: Group
     numbers: list[Number]
     formula: Callable[[Sequence[float]], float | None]
-
-
-@dataclass(slots=True)
-class _Moving:
-    """The weights of a param group, before they move."""
-
-    key: str
-    params: list[Tensor]
-    before: list[Tensor]
-    norms: list[Tensor] = field(default_factory=list)
 
 
 class StepValues:
@@ -108,6 +99,8 @@ class StepValues:
 
     Attributes:
         left_out: what cannot be read here, and why.
+        args: see there; until the update is over.
+        kwargs: see there; until the update is over.
     """
 
     def __init__(
@@ -120,7 +113,7 @@ class StepValues:
         devices: Devices,
     ) -> None:
         self.left_out: dict[str, str] = {}
-        self._optimizer = optimizer
+        self.args, self.kwargs = args, kwargs
         self._devices = devices
         self._values: list[_Value] = []
         self._afterwards: list[Callable[[], None]] = []
@@ -130,26 +123,27 @@ class StepValues:
             if MOMENTUM in quantities:
                 self._read_momentum(group, param_group)
             if WEIGHT_DECAY in quantities and "weight_decay" in param_group:
-                self._read(_key(WEIGHT_DECAY, group), param_group["weight_decay"])
+                self._read(WEIGHT_DECAY, group, param_group["weight_decay"])
             if GRAD_NORM in quantities and "grad_scaler" in kwargs:
                 self.left_out[GRAD_NORM] = SCALED_UNKNOWN
             elif GRAD_NORM in quantities:
                 scale = None if has_closure else _grad_scale(optimizer)
-                self._measure_grads(_key(GRAD_NORM, group), param_group, scale, has_closure)
+                self._measure_grads(group, param_group, scale, has_closure)
             if UPDATE_RATIO in quantities:
-                self._measure_update(_key(UPDATE_RATIO, group), param_group)
+                self._measure_update(group, param_group)
             if EFFECTIVE_LR in quantities:
-                self._read_effective_lr(_key(EFFECTIVE_LR, group), param_group)
+                self._read_effective_lr(optimizer, group, param_group)
 
     def end(self) -> list[Number]:
         """The optimizer has updated; returns the numbers that `points` needs, tensors among them."""
         for measure in self._afterwards:
             measure()
         self._afterwards.clear()
+        self.args, self.kwargs = (), {}
         return [number for value in self._values for number in value.numbers]
 
-    def points(self, numbers: Sequence[float]) -> list[tuple[str, float]]:
-        """Keys and values, made of the numbers that `end` has returned, when all are here."""
+    def values(self, numbers: Sequence[float]) -> list[tuple[str, Group, float]]:
+        """Names, groups and values, made of the numbers that `end` has returned, when all are here."""
         rows = []
         begin = 0
         for value in self._values:
@@ -157,22 +151,22 @@ class StepValues:
             number = value.formula(numbers[begin:end])
             begin = end
             if number is not None:
-                rows.append((value.key, number))
+                rows.append((value.name, value.group, number))
         return rows
 
-    def _read(self, key: str, number: object) -> None:
+    def _read(self, name: str, group: Group, number: object) -> None:
         if isinstance(number, Tensor):
-            self._values.append(_Value(key, [number.detach().clone()], _only))
+            self._values.append(_Value(name, group, [number.detach().clone()], _only))
         elif isinstance(number, SupportsFloat):
-            self._values.append(_Value(key, [number], _only))
+            self._values.append(_Value(name, group, [number], _only))
 
     def _read_momentum(self, group: Group, param_group: ParamGroup) -> None:
-        self._read(_key(MOMENTUM, group), param_group.get("momentum"))
+        self._read(MOMENTUM, group, param_group.get("momentum"))
         for index, beta in enumerate(param_group.get("betas") or (), 1):
-            self._read(_key(f"beta{index}", group), beta)
+            self._read(f"beta{index}", group, beta)
 
-    def _measure_grads(self, key: str, param_group: ParamGroup, scale: Any, afterwards: bool) -> None:
-        value = _Value(key, [1.0 if scale is None else scale], _unscaled)
+    def _measure_grads(self, group: Group, param_group: ParamGroup, scale: Any, afterwards: bool) -> None:
+        value = _Value(GRAD_NORM, group, [1.0 if scale is None else scale], _unscaled)
         self._values.append(value)
 
         def measure() -> None:
@@ -189,7 +183,7 @@ class StepValues:
         else:
             measure()
 
-    def _measure_update(self, key: str, param_group: ParamGroup) -> None:
+    def _measure_update(self, group: Group, param_group: ParamGroup) -> None:
         params = [param for param in param_group["params"] if param.requires_grad]
         if _is_in_parts(params):
             self.left_out[UPDATE_RATIO] = IN_PARTS
@@ -197,7 +191,7 @@ class StepValues:
         weights = [_local(param) for param in params]
         before = [weight.clone() for weight in weights]
         sizes = _norms(before)
-        value = _Value(key, [], _ratio)
+        value = _Value(UPDATE_RATIO, group, [], _ratio)
         self._values.append(value)
 
         def measure() -> None:
@@ -207,22 +201,22 @@ class StepValues:
 
         self._afterwards.append(measure)
 
-    def _read_effective_lr(self, key: str, param_group: ParamGroup) -> None:
+    def _read_effective_lr(self, optimizer: Optimizer, group: Group, param_group: ParamGroup) -> None:
         kind = effective_lr_of(param_group)
         if kind is None:
             return
-        optimizer = self._optimizer
         numbers = [
             number.detach().clone() if isinstance(number, Tensor) else number
             for number in kind.before(optimizer.param_groups, param_group)
         ]
-        value = _Value(key, numbers, kind.formula)
+        value = _Value(EFFECTIVE_LR, group, numbers, kind.formula)
         self._values.append(value)
         self._afterwards.append(lambda: value.numbers.extend(kind.after(optimizer, param_group)))
 
 
-def _key(quantity: str, group: Group) -> str:
-    return legal_key(f"{quantity}/{group.key.removeprefix('lr/')}")
+def key_of(name: str, group: Group) -> str:
+    """The key of a value: as that of the group's lr, with the name of the value in the place of ``lr``."""
+    return legal_key(f"{name}/{group.key.removeprefix('lr/')}")
 
 
 def _grad_scale(optimizer: Optimizer) -> Any:

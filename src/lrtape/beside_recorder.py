@@ -1,7 +1,5 @@
 """A recorder that also records what is asked for beside the lr, every so many steps."""
 
-import contextlib
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import compress
@@ -10,9 +8,10 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lrtape.arrivals import Arrival, Arrivals, LateStep
-from lrtape.beside import EFFECTIVE_LR, Beside, StepValues
+from lrtape.beside import EFFECTIVE_LR, Beside, StepValues, key_of
 from lrtape.effective_lr import ignores_lr
 from lrtape.groups import FROZEN
+from lrtape.lines import warn
 from lrtape.recorder import FrameWriter, Recorder
 from lrtape.tape import Point
 
@@ -69,6 +68,14 @@ class BesideRecorder(Recorder):
         super().record()
         self._look_at = look_at
 
+    def reread(self) -> None:
+        """See `Recorder.reread`."""
+        optimizer, reading = self._optimizer(), self._reading
+        if optimizer is None or reading is None:
+            super().reread()
+        else:
+            self.before_step(optimizer, reading.args, reading.kwargs)
+
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """See `lrtape.step_hooks.Watcher`."""
         Recorder.before_step(self, optimizer, args, kwargs)  # super() takes as long as all that follows
@@ -84,7 +91,7 @@ class BesideRecorder(Recorder):
 
     def _next_step(self) -> int:
         """The index that this step has, if none of those that wait for the device was skipped."""
-        return self.steps + len(self._late)
+        return max(self.steps + len(self._late), self._least)
 
     def _look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._values.receive()
@@ -94,7 +101,7 @@ class BesideRecorder(Recorder):
             groups = list(compress(zip(self.groups, optimizer.param_groups, strict=True), moves))
             self._reading = StepValues(self._beside.quantities, optimizer, groups, args, kwargs, self._late.devices)
             if isinstance(self._lrs, list):  # Its index is told by `_arrived`.
-                self._lrs = self._late.begin([group["lr"] for group in self._moving], None)
+                self._lrs = self._late.begin([group["lr"] for group in self._moving], None, self._least)
         self._see_when_to_look()
 
     def _end(self, reading: StepValues) -> None:
@@ -120,8 +127,9 @@ class BesideRecorder(Recorder):
 
     def _expect(self, reading: StepValues, arrival: Arrival, step: int, time_ms: int) -> None:
         def write(numbers: list[float]) -> None:
-            for key, value in reading.points(numbers):
-                self._write(Point(key, step, time_ms, value))
+            for name, group, value in reading.values(numbers):
+                (named,) = self.named_now((group,))
+                self._write(Point(key_of(name, named), step, time_ms, value))
 
         self._values.expect(arrival, write)
 
@@ -141,5 +149,4 @@ class BesideRecorder(Recorder):
     def _say(self, about: str, text: str) -> None:
         if about not in self._said:
             self._said.add(about)
-            with contextlib.suppress(UserWarning):  # Not even where warnings are errors may a step fail.
-                warnings.warn(f"lrtape: {text}.", stacklevel=3)
+            warn(f"lrtape: {text}.")

@@ -56,6 +56,38 @@ def group_names(param_groups: Sequence[Mapping[str, Any]], param_paths: Mapping[
     ]
 
 
+def optimizer_name(optimizer: object, index: int) -> str:
+    """The optimizer's part of its metric keys, where it was given no name: empty for the first one of its session.
+
+    Args:
+        optimizer: called by its class.
+        index: in its session, from 0.
+    """
+    return f"{type(optimizer).__name__.lower()}_{index}" if index else ""
+
+
+def optimizer_names(optimizers: Sequence[object], owner: object = None) -> list[str]:
+    """Name several optimizers of one session: by the attribute of `owner` that each is, else by class and index.
+
+    Args:
+        optimizers: in the order of their session.
+        owner: the model, whose attributes name what it trains with, as ``self.opt_g = Adam(...)``. One optimizer alone
+            needs no name, and gets none.
+
+    Returns:
+        One name for each, all different; empty for the first one, unless it is an attribute.
+    """
+    attributes = vars(owner) if owner is not None and len(optimizers) > 1 else {}
+    names: list[str] = []
+    for index, optimizer in enumerate(optimizers):
+        attribute = next((name for name, value in attributes.items() if value is optimizer), None)
+        name = attribute or optimizer_name(optimizer, index)
+        while name in names:  # an attribute that is called like another one's class and index
+            name += "_"
+        names.append(name)
+    return names
+
+
 def _paths(group: Mapping[str, Any], param_paths: Mapping[int, str]) -> list[str]:
     own = group.get("param_names")
     if own:
@@ -112,9 +144,16 @@ class Keys:
         Raises:
             ConfigError: the key is taken, and was not released.
         """
+        return self._resumed(name, optimizer_name) or self.reserve(name, optimizer_name)
+
+    def resume_numbered(self, name: str, optimizer_name: str = "") -> Group:
+        """Like `resume`, for where there is nobody to ask: see `reserve_numbered`."""
+        return self._resumed(name, optimizer_name) or self.reserve_numbered(name, optimizer_name)
+
+    def _resumed(self, name: str, optimizer_name: str) -> Group | None:
         group = Group(name, _key(name, optimizer_name))
         if group.key not in self._released:
-            return self.reserve(name, optimizer_name)
+            return None
         self._released.remove(group.key)
         return group
 
@@ -161,6 +200,12 @@ class GroupNames:
                 found = before[index][1]
             self._known.append((param_group, found or reserve(name)))
         return tuple(group for _, group in self._known)
+
+    def rename(self, reserve: Callable[[str], Group]) -> list[tuple[Group, Group]]:
+        """Name every group once more, by its name; returns each as it was and as it is now."""
+        renamed = [(before, reserve(before.name)) for _, before in self._known]
+        self._known = [(seen, now) for (seen, _), (_, now) in zip(self._known, renamed, strict=True)]
+        return renamed
 
 
 def _same_parameters(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

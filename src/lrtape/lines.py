@@ -1,6 +1,7 @@
-"""One line of text for people: learning rates that can be read at any magnitude."""
+"""One line of text for people: learning rates that can be read at any magnitude, and what is wrong."""
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 
 from lrtape.tape import GroupLayout, Record
@@ -52,3 +53,12 @@ class LinePrinter:
             line = f"step {frame.step}  {format_lrs(self._names[frame.optimizer_index], frame.lrs)}"
             with contextlib.suppress(OSError, ValueError):  # stdout may be closed: `... | head`
                 print(line, flush=True)  # noqa: T201
+
+
+def warn(text: str) -> bool:
+    """Warn, and say whether that was possible: where warnings are errors, nothing is raised from within a step."""
+    try:
+        warnings.warn(text, stacklevel=3)
+    except UserWarning:
+        return False
+    return True

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import compress
+from sys import modules
 from time import perf_counter_ns, time_ns
 from typing import Any, Protocol, SupportsFloat
 
@@ -17,11 +18,12 @@ from lrtape.arrivals import CUDA, Devices, LateStep, LateSteps
 from lrtape.errors import ConfigError
 from lrtape.groups import FROZEN
 from lrtape.keys import GroupNames, Keys, legal_key
-from lrtape.step_hooks import StepHooks
+from lrtape.step_hooks import DYNAMO, StepHooks, keep_compiler_out
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record, now_ms
 
 AMBIGUOUS_LR = "ambiguous-lr"
 CUDA_GRAPH = "cuda-graph"
+STEPS_SKIPPED = "steps-skipped"
 SKIPPED_STEPS = "health/skipped_steps"
 """Metric: how many steps were skipped so far, at the next step that was not."""
 SAMPLE_MASK = 0x3F
@@ -105,15 +107,20 @@ class Recorder:
                     "that makes its own, attach(optimizer, also=['effective_lr'], also_every_n_steps=1) does."
                 )
         self.steps = first_step
+        self._resumes = first_step > 0
         self.skipped_steps = 0
+        self._least = 0
         self.last: Record | None = None
         self.findings: list[Finding] = []
         self.samples_ns: deque[int] = deque(maxlen=MAX_SAMPLES)
         self._before_ns = 0
+        self.groups: tuple[Group, ...] = ()
+        self.moving_groups: tuple[Group, ...] = ()
         self._index = index
         self._keys = keys
         self._name = name
         self._names = GroupNames(param_paths)
+        self._renamed: list[tuple[Group, Group]] = []
         self._write: Callable[[GroupLayout | Record | Point | Finding], bool] = lambda _: False
         self._tend: Callable[[], None] = lambda: None
         self._hooks: StepHooks | None = None
@@ -138,6 +145,44 @@ class Recorder:
         if optimizer is not None:
             self._hooks = StepHooks(optimizer, self)
 
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer, as long as somebody else holds it."""
+        return self._optimizer()
+
+    def move(self, keys: Keys, writer: FrameWriter) -> None:
+        """Go on in another run: to another writer, and by names that are numbered where its `keys` are taken.
+
+        It leaves the hooks alone, so that it may be called within a step, by the `FrameWriter` that it replaces.
+        """
+        self._write = writer.write
+        self._tend = writer.tend
+        self._keys = keys
+        reserve = keys.resume_numbered if self._resumes else keys.reserve_numbered
+        self._renamed += self._names.rename(lambda name: reserve(name, self._name))
+        self.groups = self.named_now(self.groups)
+        self.moving_groups = self.named_now(self.moving_groups)
+
+    def named_now(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        """The groups of a step that was made before `move`, by their new names; any others as they are."""
+        new = tuple(next((now for before, now in self._renamed if before is group), group) for group in groups)
+        return groups if new == groups else new
+
+    def align(self, step: int) -> None:
+        """Give the next step to begin at least the index `step`; called between two steps."""
+        self._least = step
+        if self.steps < step and not self._late:
+            self.steps = step
+
+    def reread(self) -> None:
+        """Take the lrs as they are now for the step that is under way, if there is one.
+
+        For who knows that it has not updated anything yet: a closure may have set them since the step began.
+        """
+        optimizer = self._optimizer()
+        if self._lrs is not None and optimizer is not None:
+            self.before_step(optimizer, (), {})
+
     def record(self) -> None:
         """Record a step for which torch calls no hook: the replay of a CUDA graph, with the lrs as they are now."""
         optimizer = self._optimizer()
@@ -147,6 +192,8 @@ class Recorder:
 
     def before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """See `lrtape.step_hooks.Watcher`."""
+        if DYNAMO in modules:
+            keep_compiler_out()
         sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
         if sampled:
             begin = perf_counter_ns()
@@ -210,7 +257,7 @@ class Recorder:
         lrs = [group["lr"] for group in self._moving]
         found_inf = getattr(optimizer, "found_inf", None)  # GradScaler gives it to a fused optimizer
         if self._late or found_inf is not None or any(map(self._late.devices.holds, lrs)):
-            return self._late.begin(lrs, found_inf)
+            return self._late.begin(lrs, found_inf, self._least)
         return [float(lr) for lr in lrs]
 
     def _end_late(self, optimizer: Optimizer, step: LateStep, time_ms: int) -> None:
@@ -224,7 +271,8 @@ class Recorder:
         if found_inf:
             self._skip()
             return
-        self._commit(step.groups, step.time_ms, lrs)
+        self.steps = max(self.steps, step.least)
+        self._commit(self.named_now(step.groups) if self._renamed else step.groups, step.time_ms, lrs)
         if step.changed is not None:
             self._tell_ambiguity(step.groups[step.changed].key, lrs[step.changed], f"from {lrs[step.changed]!r}")
 
@@ -235,10 +283,21 @@ class Recorder:
 
     def after_scaler(self, raised: bool) -> None:
         """See `lrtape.step_hooks.Watcher`."""
-        if not self._has_begun and not raised:
+        if self._has_begun is False and not raised:  # not None: of a recorder that was started in between
             self._skip()
         self._has_begun = None
         self._see_what_is_plain()
+
+    def skips(self) -> list[Finding]:
+        """What is to be said of the skipped steps so far."""
+        if not self.skipped_steps:
+            return []
+        message = (
+            f"{self.skipped_steps} of {self.steps + self.skipped_steps} steps were skipped by a GradScaler, as their "
+            "gradients had overflowed. They used no lr and have no row; a scheduler that was stepped all the same has "
+            "come further than the optimizer."
+        )
+        return [Finding(STEPS_SKIPPED, message, self.groups[0].key, self.steps, "note")]
 
     def _skip(self) -> None:
         self.skipped_steps += 1
@@ -330,6 +389,7 @@ class Recorder:
             return
         self._hooks.remove()
         self._hooks = None
+        self._has_begun = None
         try:
             self._late.receive_all()
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on

@@ -1,42 +1,36 @@
-"""`attach` and `print_lrs`: the library put together, for one training loop."""
+"""The session: what records the optimizers of one training into one run."""
 
 import atexit
 import multiprocessing.util
 import os
 import sys
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping
 from operator import index
 from pathlib import Path
 from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from torch.nn import Module
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lrtape.arrivals import CUDA, Arrivals, Devices
-from lrtape.beside import EVERY_N_STEPS, Beside
+from lrtape.beside import Beside
 from lrtape.beside_recorder import recorder_class
 from lrtape.columns import Columns
-from lrtape.errors import ConfigError, LRTapeError
-from lrtape.groups import moving_lrs
-from lrtape.keys import Keys, group_names, legal_key
-from lrtape.lines import format_lrs
-from lrtape.outbox import KeepingOutbox, NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
+from lrtape.destination import Destination, open_destination
+from lrtape.keys import Keys, legal_key
+from lrtape.lines import warn
+from lrtape.outbox import NoOutbox
 from lrtape.recorder import Recorder
-from lrtape.replay import Overlap, ReplayOutbox
-from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Finding, Group, Point, Record, Status, now_ms
-from lrtape.tracking.no_run import NoRun
+from lrtape.replay import Overlap
+from lrtape.spool import Frame
+from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, now_ms
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from lrtape.destination import Run, RunOrId
 
-    from lrtape.tracking.mlflow_run import ActiveRun, MlflowRun
-    from lrtape.tracking.planned_run import PlannedRun
-
-ACTIVE_RUN = "active"
 FOLDER = ".lrtape"
 CLOSE_TIMEOUT_S = 60.0
 MAX_STEP = 2**63 - 1
@@ -48,14 +42,14 @@ _keys_of_run: dict[str, Keys] = {}
 class Session:
     """Records one or several optimizers into one run, from its creation to `close`. Made by `attach`.
 
-    A context manager. Belongs to the training thread; nothing in it waits for a disk, a network or a device before
-    `close`. A session that nobody closes is closed at the exit of the process.
+    A context manager: where ``with`` blocks on it are nested, the outermost closes it. Belongs to the training thread;
+    nothing in it waits for a disk, a network or a device before `close`, except where it binds to its run. A session
+    that nobody closes is closed at the exit of the process. It does not keep its optimizers alive.
 
     Args:
-        outbox: takes what is recorded.
-        run: where it goes; ended by `close`, if it was started for this session.
+        destination: where what is recorded goes; its run is ended by `close`, if it was started for this session. Or
+            what opens it: then the session binds to its run with its first record.
         close_timeout_s: how long `close` waits.
-        findings: what the outbox finds goes here.
         shows_progress: whether `close` shows how far it is, on a terminal, when it takes long.
         devices: what is not to be waited for.
         beside: what is recorded beside the lr.
@@ -63,30 +57,76 @@ class Session:
 
     def __init__(
         self,
-        outbox: Outbox,
-        run: "MlflowRun | PlannedRun | NoRun",
+        destination: Destination | Callable[[], Destination],
         close_timeout_s: float = CLOSE_TIMEOUT_S,
-        findings: list[Finding] | None = None,
         shows_progress: bool = True,
         devices: Devices = CUDA,
         beside: Beside = Beside(),  # noqa: B008 - frozen
     ) -> None:
-        self.run = run
-        self._outbox = outbox
-        self._findings = [] if findings is None else findings
-        self._keys = _keys_of_run.setdefault(run.run_id, Keys()) if run.run_id else Keys()
         self._close_timeout_s = close_timeout_s
         self._shows_progress = shows_progress
         self._recorders: list[Recorder] = []
+        self._recorder_of: dict[int, Recorder] = {}
+        """Of those that are recorded now, by the id of the optimizer; look whether it is still the same one."""
         self._devices = devices
         self._recorder_class = recorder_class(beside)
         self._arrivals = Arrivals()
         self._status: Status | None = None
         self._closed = False
+        self._warned = False
+        self._depth = 0
         self._pid = os.getpid()
+        self._open: Callable[[], Destination] | None = None
+        self._binding = threading.Lock()
+        if isinstance(destination, Destination):
+            self._go_to(destination)
+        else:
+            self._go_to(Destination(outbox=_Unbound(self._write_first)))
+            self._open = destination
         atexit.register(self._close_at_exit)
         if multiprocessing.parent_process() is not None:  # Such a child runs no atexit.
             multiprocessing.util.Finalize(self, self._close_at_exit, exitpriority=100)
+
+    def _go_to(self, destination: Destination) -> None:
+        self._run, self._outbox, self._findings = destination.run, destination.outbox, destination.findings
+        self._keys = _keys_of_run.setdefault(self._run.run_id, Keys()) if self._run.run_id else Keys()
+        for recorder in self._recorders:
+            recorder.move(self._keys, self._outbox)
+
+    def _bind(self) -> None:
+        with self._binding:
+            if self._open is not None and os.getpid() == self._pid:
+                self._go_to(self._open())
+                self._open = None
+
+    def _write_first(self, frame: Frame) -> bool:
+        """Take the first frame of all, within a step; whatever goes wrong, the training goes on."""
+        try:
+            self._bind()
+        except Exception as error:  # noqa: BLE001
+            self._open = None
+            self._go_to(Destination())
+            warn(f"lrtape cannot record, and the training goes on without: {error}")
+        if isinstance(frame, GroupLayout):  # Their names may be taken in this run.
+            groups = self._recorders[frame.optimizer_index].named_now(frame.groups)
+            frame = GroupLayout(frame.optimizer_index, groups)
+        return self._outbox.write(frame) if os.getpid() == self._pid else False
+
+    @property
+    def run(self) -> "Run":
+        """The run, to which the session binds now, if it has not yet; none where nothing was recorded until `close`.
+
+        Raises:
+            ConfigError: nothing can be written in the session's folder.
+            TrackingError: the tracking store does not answer.
+        """
+        self._bind()
+        return self._run
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run: ``None`` as long as the session is not bound to one, empty where there is none."""
+        return None if self._open is not None else self._run.run_id
 
     def add(
         self,
@@ -98,25 +138,35 @@ class Session:
     ) -> None:
         """Record one more optimizer from its next step on; the arguments are those of `Recorder`.
 
+        One that was left out goes on where it was, by its old names.
+
         Raises:
             ConfigError: see `Recorder`; also where a session of this process has recorded such keys in the same run,
                 unless that session is over and `first_step` says that this one goes on where it ended.
         """
-        recorder = self._recorder_class(
-            optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step, self._devices
-        )
+        recorder = next((recorder for recorder in self._recorders if recorder.optimizer is optimizer), None)
+        if recorder is None:
+            recorder = self._recorder_class(
+                optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step, self._devices
+            )
+            self._recorders.append(recorder)
         recorder.start(self._outbox)
-        self._recorders.append(recorder)
+        self._recorder_of[id(optimizer)] = recorder
 
-    def pause(self) -> None:
-        """Record no more steps, until `resume`."""
-        for recorder in self._recorders:
-            recorder.stop()
+    def leave_out(self, optimizer: Optimizer) -> None:
+        """Record no more steps of this optimizer, until it is added again."""
+        if self.is_recording(optimizer):
+            self._recorder_of.pop(id(optimizer)).stop()
 
-    def resume(self) -> None:
-        """Go on after `pause`; steps in between are not counted."""
-        for recorder in self._recorders:
-            recorder.start(self._outbox)
+    def is_recording(self, optimizer: Optimizer) -> bool:
+        """Whether steps of this optimizer are recorded here; takes 0.2 us."""
+        recorder = self._recorder_of.get(id(optimizer))
+        return recorder is not None and recorder.optimizer is optimizer
+
+    @property
+    def n_optimizers(self) -> int:
+        """How many optimizers were ever added."""
+        return len(self._recorders)
 
     def record(self) -> None:
         """Record one step of every optimizer, with the lrs as they are now, where torch calls no hook: call this after
@@ -131,11 +181,15 @@ class Session:
         Called between two steps; takes less than a microsecond.
         """
         for recorder in self._recorders:
-            if recorder.steps < step:
-                recorder.steps = step
+            recorder.align(step)
 
-    def log(self, key: str, value: "float | Tensor", step: int) -> None:
-        """Record any other value, the loss say, beside the learning rates.
+    def reread(self) -> None:
+        """Take the lrs as they are now for the steps that are under way; see `Recorder.reread`."""
+        for recorder in self._recorders:
+            recorder.reread()
+
+    def log(self, key: str, value: float | Tensor, step: int) -> None:
+        """Record any other value, the loss say, beside the learning rates; after the end it is only warned about.
 
         What is on a GPU is not waited for: it is copied, and recorded when it has arrived, with the time of this call.
         Until then it is kept in memory, as at most `lrtape.arrivals.MAX_WAITING` values are.
@@ -152,15 +206,27 @@ class Session:
         number = index(step)
         if not -MAX_STEP <= number <= MAX_STEP:
             raise ValueError(f"`step` must fit into 64 bits, but is {number} instead.")
+        if self._status is not None:
+            self._warn_of_late_value(key, number)
+            return
         key, time_ms = legal_key(key), now_ms()
         if self._devices.holds(value):
             arrival = self._devices.copy([value])
             self._arrivals.expect(arrival, lambda values: self._write(Point(key, number, time_ms, values[0])))
-        else:
-            self._write(Point(key, number, time_ms, float(value)))
+        else:  # detached, or torch (2.13) warns of the conversion
+            alone = value.detach() if isinstance(value, Tensor) else value
+            self._write(Point(key, number, time_ms, float(alone)))
 
     def _write(self, point: Point) -> None:
         self._outbox.write(point)
+
+    def _warn_of_late_value(self, key: str, step: int) -> None:
+        if not self._warned:
+            self._warned = True
+            warn(
+                f"lrtape: {key!r} of step {step} was logged after the session had ended, and is not recorded, nor is "
+                "what follows. Log it before close(), or before the end of the `with` block."
+            )
 
     @property
     def skipped_steps(self) -> int:
@@ -173,25 +239,40 @@ class Session:
         return self._recorders[0].steps
 
     @property
+    def next_steps(self) -> list[int]:
+        """Index of the next step of each optimizer, for a checkpoint: see ``first_step`` of `attach`."""
+        return [recorder.steps for recorder in self._recorders]
+
+    @property
     def last(self) -> Record | None:
         """The last recorded step of the first optimizer."""
         return self._recorders[0].last
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The param groups of the first optimizer, also those that are frozen, which its records leave out."""
+        """The param groups of the first optimizer, also those that are frozen, which its records leave out.
+
+        Their keys are final when the session is bound to its run.
+        """
         return self._recorders[0].groups
 
     @property
     def findings(self) -> list[Finding]:
         """What a person should know about what was recorded."""
-        return self._findings + [finding for recorder in self._recorders for finding in recorder.findings]
+        return self._findings + [
+            finding for recorder in self._recorders for finding in (*recorder.findings, *recorder.skips())
+        ]
 
     @property
     def us_per_step(self) -> float | None:
         """What recording one step takes on this thread, in microseconds: the median of samples; ``None`` without."""
         samples = [sample for recorder in self._recorders for sample in recorder.samples_ns]
         return median(samples) / 1000 if samples else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is recorded."""
+        return self._status is not None
 
     def stop(self, status: str = Status.FINISHED) -> None:
         """Stop recording, without waiting for anything; idempotent. `close` is still to be called.
@@ -201,17 +282,23 @@ class Session:
         """
         if self._status is None and os.getpid() == self._pid:  # A forked child must not end what is its parent's.
             self._status = Status(status)
-            self.pause()
+            for recorder in self._recorder_of.values():
+                recorder.stop()
             self._receive_all()
+            if self._open is not None:  # Nothing was recorded: there shall be no empty run.
+                self._open = None
+                self._go_to(Destination())
             for recorder in self._recorders:
                 self._keys.release(recorder.groups)
+                for finding in recorder.skips():
+                    self._outbox.write(finding)
             self._outbox.end(self._status, self.us_per_step)
 
     def _receive_all(self) -> None:
         try:
             self._arrivals.receive_all()
         except Exception as error:  # noqa: BLE001 - the device may be what has failed
-            _warn(f"lrtape: could not read a value that was logged from the device: {error!r}")
+            warn(f"lrtape: could not read a value that was logged from the device: {error!r}")
 
     def close(self, status: str = Status.FINISHED) -> None:
         """Stop recording, and wait until everything is stored; idempotent.
@@ -231,129 +318,48 @@ class Session:
         except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
             missing = f"cannot tell whether everything was stored: {error!r}"
         except BaseException:
-            self.run.leave()  # Somebody does not want to wait: the shipper goes on by itself.
+            self._run.leave()  # Somebody does not want to wait: the shipper goes on by itself.
             raise
         if missing:
-            self.run.leave()  # What has not arrived comes with its status, later.
-            _warn(f"lrtape: {missing}")
+            self._run.leave()  # What has not arrived comes with its status, later.
+            if not warn(f"lrtape: {missing}"):
+                print(f"lrtape: {missing}", file=sys.stderr)  # noqa: T201
         else:
-            self.run.finish(self._status or Status(status))
+            self._run.finish(self._status or Status(status))
 
     def _close_at_exit(self) -> None:
         # At a prompt the last error may be long past, and says nothing about the training.
         self.close(Status.FINISHED if hasattr(sys, "ps1") else Status.after(getattr(sys, "last_value", None)))
 
     def __enter__(self) -> Self:
+        self._depth += 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(Status.after(error))
+        self._depth -= 1
+        if self._depth <= 0:
+            self.close(Status.after(error))
 
 
-def _warn(text: str) -> None:
-    try:
-        warnings.warn(text, stacklevel=3)
-    except UserWarning:  # where warnings are errors
-        print(text, file=sys.stderr)  # noqa: T201
-
-
-def attach(
-    *optimizers: Optimizer,
-    names: Sequence[str] | None = None,
-    model: Module | None = None,
-    run: "MlflowRun | PlannedRun | NoRun | ActiveRun | str | None" = ACTIVE_RUN,
-    print_every_n_steps: int | None = None,
-    folder: str | Path = FOLDER,
-    keep_spool: bool = False,
-    fsync_every_s: float | None = None,
-    close_timeout_s: float = CLOSE_TIMEOUT_S,
-    first_step: int = 0,
-    also: Iterable[str] = (),
-    also_every_n_steps: int = EVERY_N_STEPS,
-) -> Session:
-    """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
-
-    ::
-
-        with lrtape.attach(optimizer):
-            train()
+class _Unbound(NoOutbox):
+    """Stands for the outbox of a session that is not bound to its run yet.
 
     Args:
-        optimizers: at least one.
-        names: one for each optimizer; its metric keys are then ``lr/<name>/<group>``. Without names the first
-            optimizer has ``lr/<group>``, and any later one ``lr/<class>_<index>/<group>``.
-        model: names the param groups, where they have no names of their own, after the modules they belong to.
-        run: ``"active"`` for the active MLflow run of this process, or a new one that ends with the session; a run of
-            MLflow's, or its id, that somebody else ends; or ``None``: nothing is kept and MLflow is not needed, for
-            printing.
-        print_every_n_steps: print a line with every group's lr every so many steps, the first step included.
-        folder: where the spool lives until the tracking store has everything.
-        keep_spool: whether it stays there then.
-        fsync_every_s: how often the spool is forced to the disk, in seconds, by the shipper process: the training does
-            not wait. By default a spool survives the death of this process, but perhaps not a power failure.
-        close_timeout_s: how long `Session.close` waits for the tracking store.
-        first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
-            how many steps it had made. Give the id of the old run as `run`, and its curves go on.
-        also: what is recorded beside the lr, for every param group: ``momentum`` (and betas), ``weight_decay``,
-            ``grad_norm``, ``update_ratio``, ``effective_lr``; see ``docs/beside_the_lr.md``. For ``update_ratio`` a
-            copy of all weights that move is held while such a step runs.
-        also_every_n_steps: at each step whose index is a multiple of this. Other steps cost no more than without.
-
-    Raises:
-        ConfigError: an argument is wrong, or two param groups would share a metric.
-        TrackingError: the tracking store cannot be reached.
+        write_first: takes the first frame, and sees that no second one comes here.
     """
-    if not optimizers:
-        raise ConfigError("`attach` needs at least one optimizer, but was given none: lrtape.attach(optimizer).")
-    for optimizer in optimizers:
-        if not isinstance(optimizer, Optimizer):
-            raise ConfigError(
-                f"`attach` takes torch optimizers, but was given {type(optimizer).__name__} instead: "
-                "lrtape.attach(optimizer, model=model)."
-            )
-    if model is not None and not isinstance(model, Module):
-        raise ConfigError(f"`model` must be a torch.nn.Module, but is {type(model).__name__} instead.")
-    if names is not None and (len(names) != len(optimizers) or len(set(names)) != len(names) or not all(names)):
-        raise ConfigError(
-            f"`names` must hold one different, non-empty name for each of the {len(optimizers)} optimizers, but is "
-            f"{list(names)} instead."
-        )
-    check_interval(print_every_n_steps)
-    check_fsync(fsync_every_s)
-    check_first_step(first_step)
-    beside = Beside.of(also, also_every_n_steps)
 
-    names = names or [default_name(optimizer, position) for position, optimizer in enumerate(optimizers)]
-    param_paths = _param_paths(model)
-    keys = Keys()
-    for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
-        recorder_class(beside)(
-            optimizer, position, keys, name, param_paths
-        )  # refuses what is wrong before there is a run
-    joined = _join(run)
-    overlap = None
-    if first_step and not isinstance(joined, NoRun):
-        try:
-            overlap = Overlap(joined.points_from(first_step))
-        except LRTapeError:
-            joined.finish(Status.FAILED)
-            raise
-    session = open_session(
-        joined, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s, overlap, beside=beside
-    )
-    try:
-        for optimizer, name in zip(optimizers, names, strict=True):
-            session.add(optimizer, name, param_paths, first_step=first_step)
-    except ConfigError:
-        session.close(Status.FAILED)
-        raise
-    return session
+    def __init__(self, write_first: Callable[[Frame], bool]) -> None:
+        self._write_first = write_first
+
+    def write(self, frame: Frame) -> bool:
+        """See `Outbox.write`."""
+        return self._write_first(frame)
 
 
 def open_session(
-    run: "MlflowRun | PlannedRun | NoRun | ActiveRun | str | None",
+    run: "RunOrId",
     print_every_n_steps: int | None,
     folder: str | Path,
     keep_spool: bool,
@@ -364,120 +370,6 @@ def open_session(
     columns: Columns | None = None,
     beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> Session:
-    """A session that records nothing yet; raises what `attach` raises.
-
-    Args:
-        run: see `attach`, as all that follow.
-        print_every_n_steps: see there.
-        folder: see there.
-        keep_spool: see there.
-        fsync_every_s: see there.
-        close_timeout_s: see there.
-        overlap: what the run has already of the steps that are recorded now; it is not written a second time.
-        shows_progress: see `Session`.
-        columns: keeps what is recorded in memory, too.
-        beside: see `Session`.
-    """
-    check_interval(print_every_n_steps)
-    check_fsync(fsync_every_s)
-    joined = _join(run)
-    outbox: Outbox = NoOutbox()
-    if not isinstance(joined, NoRun):
-        try:
-            outbox = _open_spool(joined, Path(folder), keep_spool, fsync_every_s)
-        except LRTapeError:
-            joined.finish(Status.FAILED)
-            raise
-    findings: list[Finding] = []
-    if overlap is not None:
-        outbox = replay = ReplayOutbox(outbox, overlap)
-        findings = replay.findings
-    if print_every_n_steps is not None:
-        outbox = PrintingOutbox(outbox, print_every_n_steps)
-    if columns is not None:
-        outbox = KeepingOutbox(outbox, columns)
-    return Session(outbox, joined, close_timeout_s, findings, shows_progress, beside=beside)
-
-
-def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_every_s: float | None) -> SpoolOutbox:
-    from lrtape.tracking.planned_run import PlannedRun
-
-    if isinstance(run, PlannedRun):
-        return SpoolOutbox(run.folder, "", True, run.tracking_uri, fsync_every_s, keep)
-    folder = SpoolFolder.create(root, run.run_id)
-    try:
-        run.begin_recording(folder.recording_id)
-    except LRTapeError:
-        folder.remove()
-        raise
-    return SpoolOutbox(folder, run.run_id, run.is_owned, run.tracking_uri, fsync_every_s, keep)
-
-
-def _join(run: "MlflowRun | PlannedRun | NoRun | ActiveRun | str | None") -> "MlflowRun | PlannedRun | NoRun":
-    if run is None or isinstance(run, NoRun):
-        return NoRun()
-
-    # Late: mlflow takes a second to import.
-    from lrtape.tracking.mlflow_run import MlflowRun
-    from lrtape.tracking.planned_run import PlannedRun
-
-    if isinstance(run, MlflowRun | PlannedRun):
-        return run
-    if run == ACTIVE_RUN:
-        return MlflowRun.active_or_new()
-    return MlflowRun.join(run if isinstance(run, str) else run.info.run_id)
-
-
-def print_lrs(optimizer: Optimizer, model: Module | None = None) -> None:
-    """Print one line with the lr that every param group will use in the next step: ``backbone 1e-05  head 0.001``.
-
-    A group that does not move, see `lrtape.groups`, is ``frozen``.
-
-    Args:
-        optimizer: any torch optimizer.
-        model: names the param groups, where they have no names of their own, after the modules they belong to.
-    """
-    names = group_names(optimizer.param_groups, _param_paths(model))
-    print(format_lrs(names, moving_lrs(optimizer.param_groups)), flush=True)  # noqa: T201
-
-
-def _param_paths(model: Module | None) -> dict[int, str]:
-    return {} if model is None else {id(param): path for path, param in model.named_parameters()}
-
-
-def default_name(optimizer: Optimizer, index: int) -> str:
-    """The optimizer's part of its metric keys, where it was given no name: empty for the first one."""
-    return f"{type(optimizer).__name__.lower()}_{index}" if index else ""
-
-
-def check_interval(print_every_n_steps: int | None) -> None:
-    """Refuse an interval that is not one.
-
-    Raises:
-        ConfigError: it is less than 1.
-    """
-    if print_every_n_steps is not None and print_every_n_steps < 1:
-        raise ConfigError(f"`print_every_n_steps` must be at least 1, but is {print_every_n_steps} instead.")
-
-
-def check_fsync(fsync_every_s: float | None) -> None:
-    """Refuse an interval that is not one.
-
-    Raises:
-        ConfigError: it is not above 0.
-    """
-    if fsync_every_s is not None and not fsync_every_s > 0:
-        raise ConfigError(f"`fsync_every_s` must be above 0, but is {fsync_every_s} instead. `None` is for never.")
-
-
-def check_first_step(first_step: int) -> None:
-    """Refuse an index that is none.
-
-    Raises:
-        ConfigError: it is not a whole number >= 0.
-    """
-    if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
-        raise ConfigError(
-            f"`first_step` must be a whole number >= 0, but is {first_step!r} instead. It is the index of the next "
-            "step: how many steps the optimizer had made at the checkpoint."
-        )
+    """A session that records nothing yet; see `open_destination` and `Session` for its arguments and errors."""
+    destination = open_destination(run, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, columns)
+    return Session(destination, close_timeout_s, shows_progress, beside=beside)

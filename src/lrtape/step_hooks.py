@@ -1,5 +1,6 @@
 """Where a step of an optimizer begins to update, where it has updated, and where a GradScaler has skipped it."""
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -9,12 +10,17 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+DYNAMO = "torch._dynamo"
+
 _REGISTER = "register_step_pre_hook"
 _watching: "weakref.WeakKeyDictionary[Optimizer, list[Watcher]]" = weakref.WeakKeyDictionary()
 
 
 class Watcher(Protocol):
-    """Is told about the steps of one optimizer, by the thread that makes them. Never raises."""
+    """Is told about the steps of one optimizer, by the thread that makes them. Never raises.
+
+    ``before_step`` begins with ``if DYNAMO in sys.modules: keep_compiler_out()``.
+    """
 
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """The optimizer is about to update. Where called several times, the last one is next to the update."""
@@ -46,6 +52,8 @@ class StepHooks:
     """
 
     def __init__(self, optimizer: Optimizer, watcher: Watcher) -> None:
+        for hook in (type(watcher).before_step, type(watcher).after_step):
+            hook._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch.compiler.disable() sets
         self._watcher = watcher
         self._optimizer = weakref.ref(optimizer)
         _watch_base_classes(type(optimizer))
@@ -72,6 +80,31 @@ class StepHooks:
         registration.last.remove(self._pre.id)
         if not registration.last:
             delattr(optimizer, _REGISTER)
+
+
+@functools.cache
+def keep_compiler_out() -> None:
+    """Let ``torch.compile`` see nothing of lrtape: it would turn a hook into what it was in its first step.
+
+    To be called when the compiler has been imported, which takes seconds, and so is left to whoever compiles.
+    """
+    with contextlib.suppress(Exception):  # a part of torch that may change; without it, only what is compiled suffers
+        from torch._dynamo import trace_rules
+
+        trace_rules.add("lrtape")
+
+
+def innermost(optimizer: Any) -> Any:
+    """What a wrapper of an optimizer steps, as Lightning's and Accelerate's do; anything else as it is.
+
+    A wrapper that is an optimizer of its own, with hooks of its own, is no wrapper: ``ZeroRedundancyOptimizer``, say.
+    """
+    inner = getattr(optimizer, "optimizer", None)
+    if not isinstance(inner, Optimizer):
+        return optimizer
+    hooks = vars(optimizer).get("_optimizer_step_pre_hooks")
+    is_wrapper = hooks is None or hooks is inner._optimizer_step_pre_hooks
+    return innermost(inner) if is_wrapper else optimizer
 
 
 class _Registration:

@@ -58,23 +58,27 @@ def record(
     # Late: torch takes a second to import.
     from torch.optim import Optimizer
 
+    from lrtape.attaching import check_first_step
     from lrtape.beside import Beside
+    from lrtape.destination import Destination
+    from lrtape.keys import optimizer_names
     from lrtape.outbox import KeepingOutbox, NoOutbox
-    from lrtape.session import Session, check_first_step, default_name
-    from lrtape.tracking.no_run import NoRun
+    from lrtape.session import Session
+    from lrtape.step_hooks import innermost
 
     check_first_step(first_step)
+    optimizers = tuple(innermost(optimizer) for optimizer in optimizers)
     for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(f"`record` takes torch optimizers, but was given {type(optimizer).__name__} instead.")
     beside = Beside.of(also, also_every_n_steps)
     kept = _Kept()
-    session = Session(KeepingOutbox(NoOutbox(), kept), NoRun(), beside=beside)
+    session = Session(Destination(outbox=KeepingOutbox(NoOutbox(), kept)), beside=beside)
     paths = {} if model is None else {id(param): path for path, param in model.named_parameters()}
     hook = None
     try:
-        for index, optimizer in enumerate(optimizers):
-            session.add(optimizer, default_name(optimizer, index), paths, first_step=first_step)
+        for optimizer, name in zip(optimizers, optimizer_names(optimizers, model), strict=True):
+            session.add(optimizer, name, paths, first_step=first_step)
         if not optimizers:
             hook = _see_all(session, paths, first_step)
         yield _LiveTape(kept)
@@ -109,14 +113,14 @@ def assert_schedule(tape: Tape, golden: Golden, *, rel: float = 0.0) -> None:
 def _see_all(session: "Session", paths: dict[int, str], first_step: int) -> "RemovableHandle":
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-    from lrtape.session import default_name
+    from lrtape.keys import optimizer_name
 
     seen: dict[int, Optimizer] = {}
 
     def see(optimizer: "Optimizer", args: Any, kwargs: Any) -> None:  # noqa: ARG001
         if id(optimizer) not in seen:
             seen[id(optimizer)] = optimizer  # held, so that no other one can have the same id
-            session.add(optimizer, default_name(optimizer, len(seen) - 1), paths, True, first_step)
+            session.add(optimizer, optimizer_name(optimizer, len(seen) - 1), paths, True, first_step)
 
     return register_optimizer_step_pre_hook(see)
 

@@ -112,6 +112,7 @@ BAD_INPUT = [
     (["trainer.accumulate_grad_batches=0"], ["`trainer.accumulate_grad_batches` must be at least 1"]),
     (["trainer.clip_grad_norm=0"], ["`trainer.clip_grad_norm` must be a number > 0, or null, but is 0"]),
     (["trainer.precision=8"], ["`trainer.precision` must be one of 32, bf16, 16, but is '8' instead"]),
+    (["trainer.precision=16", "optimizer=sgd", "optimizer.fused=true"], ["`optimizer.fused` must not be true with"]),
     (["trainer.device=tpu"], ["`trainer.device` must be one of auto, cpu, cuda, but is 'tpu' instead"]),
     (["seed=abc"], ["seed", "'abc'"]),
     (["param_groups=layerwise", "param_groups.factors=[1,2]"], ["`param_groups.factors`", "layer1", "[1, 2]"]),

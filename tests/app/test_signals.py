@@ -2,12 +2,14 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from lrtape.tape import Tape
 from lrtape.tracking.history import read_run
 
 LRTAPE = str(Path(sys.executable).with_name("lrtape"))
-N_EPOCHS = 60
+N_EPOCHS = 20
 N_STEPS = 3 * N_EPOCHS
 DEADLINE_S = 120.0
 
@@ -102,14 +104,24 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for children in tasks for child in children.read_text().split()]
 
 
-@pytest.fixture
-def uninterrupted(start: Start, store: str, tmp_path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The curves of the same training in one piece, from another store."""
-    (tmp_path / "whole.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
-    whole = start(*TINY, "tracking.uri=sqlite:///whole.db", "tracking.folder=whole", "hydra.run.dir=whole/output")
-    assert whole.wait(DEADLINE_S) == 0, whole.communicate()
-    uri = f"sqlite:///{tmp_path / 'whole.db'}"
-    return curve(read_run(the_run(uri).info.run_id, uri))
+@dataclass(frozen=True)
+class Whole:
+    """A training in one piece."""
+
+    curves: dict[str, list[tuple[int, float]]]
+    weights: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(fresh_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The same training that the others interrupt."""
+    folder = tmp_path_factory.mktemp("whole")
+    shutil.copy(fresh_store, folder / "mlflow.db")
+    (folder / "my_data.py").write_text(textwrap.dedent(MY_DATA))
+    subprocess.run([LRTAPE, "train", *TINY, "hydra.run.dir=output"], cwd=folder, check=True, timeout=DEADLINE_S)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    weights = load_checkpoint(folder / "output" / "checkpoints" / "last.pt")["model"]
+    return Whole(curve(read_run(the_run(uri).info.run_id, uri)), weights)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +133,7 @@ def test_a_signal_ends_a_training_in_good_order(
     start: Start,
     store: str,
     tmp_path: Path,
-    uninterrupted: dict[str, list[tuple[int, float]]],
+    uninterrupted: Whole,
     number: signal.Signals,
     code: int,
     to_all: bool,
@@ -130,7 +142,7 @@ def test_a_signal_ends_a_training_in_good_order(
     and the command that goes on, which makes the curves of a training in one piece. Slurm and terminals signal every
     process of a job, the workers of the data too.
     """
-    workers = ["trainer.num_workers=1", f"trainer.epochs={N_EPOCHS}"] if to_all else []
+    workers = ["trainer.num_workers=1"] if to_all else []
     process = start(*TINY, *workers, PAUSE_S="0.3")
     wait_for(lambda: is_training(tmp_path), process)
     time.sleep(0.4)
@@ -158,12 +170,12 @@ def test_a_signal_ends_a_training_in_good_order(
     assert resumed.wait(DEADLINE_S) == 0, resumed.communicate()
     run = the_run(store)
     assert run.info.status == "FINISHED"
-    assert curve(read_run(run.info.run_id, store)) == uninterrupted
+    assert curve(read_run(run.info.run_id, store)) == uninterrupted.curves
 
 
 @pytest.mark.parametrize("shipper", ["alive", "dead"])
 def test_a_training_that_was_killed_is_resumed(
-    start: Start, store: str, tmp_path: Path, uninterrupted: dict[str, list[tuple[int, float]]], shipper: str
+    start: Start, store: str, tmp_path: Path, uninterrupted: Whole, shipper: str
 ) -> None:
     """SIGKILL in the middle of an epoch, `trainer.resume=last` alone in a new process at once: one run, each step once,
     the curves of a training in one piece, FINISHED; and the final weights are the same to the bit. So too where the
@@ -184,13 +196,12 @@ def test_a_training_that_was_killed_is_resumed(
     run = the_run(store)
 
     assert run.info.status == "FINISHED"
-    assert curve(read_run(run.info.run_id, store)) == uninterrupted
+    assert curve(read_run(run.info.run_id, store)) == uninterrupted.curves
     assert not list((tmp_path / ".lrtape").glob("*/spool"))
-    whole = load_checkpoint(tmp_path / "whole" / "output" / "checkpoints" / "last.pt")
     (again,) = [path for path in tmp_path.glob("outputs/*/*/checkpoints/last.pt") if path != checkpoint]
     weights = load_checkpoint(again)["model"]
-    assert set(whole["model"]) == set(weights)
-    assert all(torch.equal(whole["model"][key], weights[key]) for key in weights)
+    assert set(uninterrupted.weights) == set(weights)
+    assert all(torch.equal(uninterrupted.weights[key], weights[key]) for key in weights)
 
 
 def test_a_second_signal_stops_at_once(start: Start, store: str, tmp_path: Path) -> None:

@@ -240,6 +240,33 @@ def test_a_step_that_overflows_is_no_step(fit: Callable[..., Fitted], interval: 
     assert load_checkpoint(fitted.checkpoints.last)["next_step"] == n_steps
 
 
+def test_a_fused_optimizer_that_overflows_makes_no_step(fit: Callable[..., Fitted]) -> None:
+    """Its ``step()`` is called all the same, and updates nothing: tape and schedule are those without fusing."""
+    plain, fused = (
+        fit(
+            *ONE_SAMPLE,
+            "~data",
+            f"+data._target_={__name__}.far_sample",
+            "trainer.precision='16'",
+            "trainer.epochs=16",
+            "optimizer=sgd",
+            "optimizer.lr=0.01",
+            "optimizer.momentum=0",
+            f"optimizer.fused={is_fused}",
+            "scheduler=steplr",
+            "scheduler.interval=step",
+            "scheduler.step_size=1",
+            "scheduler.gamma=0.5",
+        )
+        for is_fused in (False, True)
+    )
+    assert 0 < len(plain.memory.lrs) < 15
+    assert fused.memory.lrs == plain.memory.lrs
+    assert fused.trainer.skipped_steps == plain.trainer.skipped_steps
+    for key in ("train/loss", "val/loss"):
+        assert list(fused.memory.tape[key].steps) == list(plain.memory.tape[key].steps)
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("'32'", torch.float32), ("bf16", torch.bfloat16), ("'16'", torch.float16)]
 )

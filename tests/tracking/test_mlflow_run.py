@@ -1,5 +1,6 @@
 import contextlib
 import multiprocessing
+import threading
 from pathlib import Path
 
 import mlflow
@@ -8,6 +9,7 @@ from mlflow import MlflowClient
 
 from lrtape.errors import ConfigError, TrackingError
 from lrtape.tape import Point, Status
+from lrtape.tracking.active_runs import join_or_start
 from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
@@ -50,7 +52,7 @@ def test_the_active_run_is_joined_and_left_running(store: str) -> None:
     """A run that somebody else started is not ended here."""
     mlflow.set_tracking_uri(store)
     with mlflow.start_run() as active:
-        joined = MlflowRun.active_or_new()
+        joined = join_or_start(threading.get_ident())
         joined.finish(Status.FAILED)
         assert joined.run_id == active.info.run_id
         assert status(joined) == "RUNNING"
@@ -59,7 +61,7 @@ def test_the_active_run_is_joined_and_left_running(store: str) -> None:
 def test_a_run_is_started_when_none_is_active(store: str) -> None:
     """Then it is the active one, so that what the user logs goes there too, and it is ended here."""
     mlflow.set_tracking_uri(store)
-    run = MlflowRun.active_or_new()
+    run = join_or_start(threading.get_ident())
     active = mlflow.active_run()
     assert active is not None
     assert active.info.run_id == run.run_id

@@ -185,7 +185,7 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
         WHEN_UNREACHABLE.__contains__,
     )
     if tracking.enabled:
-        tracking.uri = resolve_tracking_uri(tracking.uri, base)
+        tracking.uri = resolve_tracking_uri(tracking.uri, base, "`tracking.uri`")
     tracking.folder = str(base / tracking.folder)
 
 
@@ -225,10 +225,11 @@ def _check_optimization(cfg: DictConfig, precision: str) -> None:
         raise ConfigError(f"`scheduler.interval` must be one of {', '.join(INTERVALS)}, but is {interval!r} instead.")
     if cfg.scheduler.get("monitor") is not None and interval != "epoch":
         raise ConfigError("`scheduler.interval` must be epoch where `scheduler.monitor` is set, but is step instead.")
-    if precision == "16" and cfg.optimizer.get("fused"):
+    if precision == "16" and cfg.optimizer.get("fused") and cfg.optimizer.get("momentum"):
         raise ConfigError(
-            "`optimizer.fused` must not be true with `trainer.precision=16`: a fused optimizer does not tell which of "
-            "its steps were skipped for an overflow. Use `trainer.precision=bf16`, or `optimizer.fused=null`."
+            "`optimizer.fused` must not be true with `optimizer.momentum` and `trainer.precision=16`: torch (2.13) "
+            "begins such a momentum with whatever was in memory, if the first step overflows. Use "
+            "`trainer.precision=bf16`, or `optimizer.fused=null`."
         )
 
 

@@ -43,7 +43,7 @@ def open_run(
     from lrtape.tracking.mlflow_run import MLFLOW_PARENT_RUN_ID, MlflowRun
     from lrtape.tracking.planned_run import PlannedRun
 
-    uri = resolve_tracking_uri(settings.uri)
+    uri = resolve_tracking_uri(settings.uri, name="`tracking.uri`")
     child = current_child.get()
     params = flatten(config_of(cfg))
     tags = {

@@ -283,8 +283,10 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
         return loss
 
-    def _mark_step(self, *_: object) -> None:
-        self._stepped = True
+    def _mark_step(self, optimizer: Optimizer, *_: object) -> None:
+        # A fused optimizer is called all the same, and has been told not to update. It is waited for, as GradScaler
+        # waits for the others: the schedule must know.
+        self._stepped = not getattr(optimizer, "found_inf", 0.0)
 
     def _lrs(self) -> list[float]:
         """What the next step will use."""

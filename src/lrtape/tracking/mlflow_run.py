@@ -109,19 +109,6 @@ class MlflowRun:
         return run
 
     @classmethod
-    def active_or_new(cls) -> Self:
-        """Join the active run of this process, or start one with ``mlflow.start_run()``, which is ended by `finish`.
-
-        Raises:
-            TrackingError: the store does not answer, or refuses.
-        """
-        uri = resolve_tracking_uri(mlflow.get_tracking_uri())
-        with opening(uri):
-            if (active := mlflow.active_run()) is not None:
-                return cls(uri, active.info.run_id)
-            return cls(uri, mlflow.start_run().info.run_id, is_owned=True)
-
-    @classmethod
     def join(cls, run_id: str, tracking_uri: str | None = None) -> Self:
         """Join a run that somebody else ends.
 
@@ -336,9 +323,3 @@ class MlflowRun:
         if isinstance(error, Exception) and not isinstance(error, PrunedError) and self.is_owned:
             self.set_tags({ERROR: mask_credentials(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]})
         self.finish(Status.after(error))
-
-
-def active_run() -> tuple[str | None, str | None]:
-    """The id of the run that is active in this thread, and of its parent; takes about a microsecond."""
-    run = mlflow.active_run()
-    return (None, None) if run is None else (run.info.run_id, run.data.tags.get(MLFLOW_PARENT_RUN_ID))

@@ -24,14 +24,16 @@ REFUSED_CREDENTIALS = (
 )
 
 _HOW = "Use sqlite:///mlflow.db, the http(s):// address of an MLflow server, or a database URI that MLflow takes."
+NAME = "the tracking URI, of mlflow.set_tracking_uri() or $MLFLOW_TRACKING_URI,"
 
 
-def resolve_tracking_uri(uri: str | None = None, base: Path | None = None) -> str:
+def resolve_tracking_uri(uri: str | None = None, base: Path | None = None, name: str = NAME) -> str:
     """Return the URI of the tracking store, absolute, so that it means the same in every process and folder.
 
     Args:
         uri: as given by the user; ``None`` means ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` (SQLite) in `base`.
         base: the folder that relative paths are relative to; the current one by default.
+        name: what whoever gave it knows it by.
 
     Raises:
         ConfigError: it is not a URI, lives in memory, or names a folder that does not exist.
@@ -40,34 +42,33 @@ def resolve_tracking_uri(uri: str | None = None, base: Path | None = None) -> st
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     shown = mask_credentials(uri)
     if _SQLITE.match(uri):
-        return _resolve_sqlite(uri, base)
+        return _resolve_sqlite(uri, base, name)
     if uri == "databricks":
         return uri
     try:
         parts = urlsplit(uri)
         _ = parts.port
     except ValueError:
-        raise ConfigError(f"`tracking.uri` must be a URI, but is {shown!r} instead. {_HOW}") from None
+        raise ConfigError(f"{name} must be a URI, but is {shown!r} instead. {_HOW}") from None
+    if parts.scheme == "file" or ("://" not in uri and (base / uri).is_dir()):
+        raise ConfigError(f"{name} must be a database or a server, but is the folder {shown!r} instead. {_HOW}")
     if "://" not in uri or not parts.scheme:
-        raise ConfigError(f"`tracking.uri` must be a URI, but is {shown!r} instead. {_HOW}")
-    if parts.scheme == "file":
-        raise ConfigError(f"`tracking.uri` must be a database or a server, but is the folder {shown!r} instead. {_HOW}")
+        raise ConfigError(f"{name} must be a URI, but is {shown!r} instead. {_HOW}")
     if parts.scheme in {"http", "https"} and not parts.hostname:
-        raise ConfigError(f"`tracking.uri` must name a host, but is {shown!r} instead. {_HOW}")
+        raise ConfigError(f"{name} must name a host, but is {shown!r} instead. {_HOW}")
     return uri
 
 
-def _resolve_sqlite(uri: str, base: Path) -> str:
+def _resolve_sqlite(uri: str, base: Path, name: str) -> str:
     scheme, _, rest = uri.partition("://")
-    name, _, query = rest.removeprefix("/").partition("?")
-    if name in {"", ":memory:"}:
+    file, _, query = rest.removeprefix("/").partition("?")
+    if file in {"", ":memory:"}:
         raise ConfigError(
-            f"`tracking.uri` must name a file that other processes can open, but is {uri!r} instead. "
-            "Use sqlite:///mlflow.db."
+            f"{name} must name a file that other processes can open, but is {uri!r} instead. Use sqlite:///mlflow.db."
         )
-    path = base / name
+    path = base / file
     if not path.parent.is_dir():
-        raise ConfigError(f"`tracking.uri` must lie in a folder that exists, but {path.parent} does not. Create it.")
+        raise ConfigError(f"{name} must lie in a folder that exists, but {path.parent} does not. Create it.")
     return f"{scheme}:///{path}" + (f"?{query}" if query else "")
 
 

@@ -71,7 +71,9 @@ class SweepCallback(Callback):
         from lrtape.tracking.sweep_runs import SweepRuns  # late: mlflow takes a second to import
 
         error = job_return._return_value
-        uri = self.tracking_uri or resolve_tracking_uri(config.tracking.uri, Path(config.hydra.runtime.cwd))
+        uri = self.tracking_uri or resolve_tracking_uri(
+            config.tracking.uri, Path(config.hydra.runtime.cwd), "`tracking.uri`"
+        )
         tags = child.tags(Path(config.hydra.runtime.cwd, config.tracking.folder))
         store = SweepRuns(uri, self.experiment)
         store.put_failed(self.parent_run_id, child.trial.name, tags, f"{type(error).__name__}: {error}")

@@ -1,0 +1,145 @@
+"""`LRTape`: the learning rates of a Lightning training, in the run of its MLFlowLogger."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.nn import Module
+from torch.optim import LBFGS, Optimizer
+
+from lrtape import Session, attach
+from lrtape.session import CLOSE_TIMEOUT_S, FOLDER
+from lrtape.tape import Status
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.uri import resolve_tracking_uri
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ModuleNotFoundError:  # the older of its two names
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class LRTape(Callback):
+    """Records the lr that every optimizer step of ``Trainer.fit`` used, for every param group.
+
+    ::
+
+        Trainer(logger=MLFlowLogger(tracking_uri="sqlite:///mlflow.db"), callbacks=[LRTape()])
+
+    Goes into the run of the MLFlowLogger; without one, into the active MLflow run or a new one, as `lrtape.attach`
+    does. A row has the step number that Lightning gives to the loss of the same batch: how many batches before it ended
+    in a step. An optimizer that makes several steps within one batch counts them by itself.
+
+    One optimizer has the keys ``lr/<group>``. Several have ``lr/<optimizer>/<group>``, where the module keeps them as
+    attributes (``self.opt_g = ...``), else the names that `lrtape.attach` gives them.
+
+    All methods are called by Lightning, in the training thread; a step costs less than a microsecond more
+    than with `lrtape.attach` alone.
+
+    Args:
+        print_every_n_steps: see `lrtape.attach`, as all that follow.
+        folder: see there.
+        keep_spool: see there.
+        fsync_every_s: see there.
+        close_timeout_s: see there.
+    """
+
+    def __init__(
+        self,
+        *,
+        print_every_n_steps: int | None = None,
+        folder: str | Path = FOLDER,
+        keep_spool: bool = False,
+        fsync_every_s: float | None = None,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        self._print_every_n_steps = print_every_n_steps
+        self._folder = folder
+        self._keep_spool = keep_spool
+        self._fsync_every_s = fsync_every_s
+        self._close_timeout_s = close_timeout_s
+        self._session: Session | None = None
+        self._saved_steps: list[int] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to record; a fit that makes no step does not come here, and one with ``fast_dev_run`` is not recorded.
+
+        Raises:
+            ConfigError: an argument is wrong, or two param groups would share a metric.
+            TrackingError: the tracking store cannot be reached.
+        """
+        self._session = None
+        # Where configure_optimizers() returns None, Lightning puts in one that has no lr and no other default.
+        optimizers = [optimizer for optimizer in trainer.optimizers if optimizer.defaults]
+        if not optimizers or trainer.fast_dev_run:  # in which Lightning logs nothing either
+            return
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        saved = self._saved_steps if len(self._saved_steps) == len(optimizers) else [step] * len(optimizers)
+        self._saved_steps = []
+        self._session = attach(
+            *optimizers,
+            names=optimizer_names(pl_module, optimizers),
+            model=pl_module,
+            run=_run_of(trainer.loggers) if trainer.is_global_zero else None,  # its loggers have a run on rank 0 alone
+            print_every_n_steps=self._print_every_n_steps,
+            folder=self._folder,
+            keep_spool=self._keep_spool,
+            fsync_every_s=self._fsync_every_s,
+            close_timeout_s=self._close_timeout_s,
+            first_step=[max(step, next_step) for next_step in saved],
+        )
+
+    def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:  # noqa: ARG002
+        """Count as Lightning's loggers do: a step that a GradScaler skipped has a number there."""
+        if self._session is not None:
+            self._session.align(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """Read the lrs once more: the closure that has run within the step, with training_step(), may have set them."""
+        if self._session is not None and not isinstance(optimizer, LBFGS):  # which reads its lr before the closure
+            self._session.reread()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Wait until everything is stored. Lightning ends the run of its logger afterwards."""
+        self._close(Status.FINISHED)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Store what was recorded, with the true status; Lightning raises the exception again."""
+        self._close(Status.after(exception))
+
+    def _close(self, status: Status) -> None:
+        if self._session is not None:
+            self._session.close(status)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: the index of the next step of each optimizer."""
+        return {"next_steps": [] if self._session is None else self._session.next_steps}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on counting where the checkpoint was written."""
+        self._saved_steps = list(state_dict["next_steps"])
+
+
+def optimizer_names(module: Module, optimizers: Sequence[Optimizer]) -> list[str] | None:
+    """The names of several optimizers in their metric keys; ``None`` for those that `lrtape.attach` gives.
+
+    Args:
+        module: the names of its attributes are taken, where an optimizer is one.
+        optimizers: in Lightning's order.
+    """
+    attributes = {id(value): name for name, value in vars(module).items()}
+    known = [attributes.get(id(optimizer), "") for optimizer in optimizers]
+    if len(optimizers) == 1 or not any(known):
+        return None
+    return [
+        name or f"{type(optimizer).__name__.lower()}_{position}"
+        for position, (name, optimizer) in enumerate(zip(known, optimizers, strict=True))
+    ]
+
+
+def _run_of(loggers: Sequence[Any]) -> MlflowRun | str:
+    for logger in loggers:
+        # By name: Lightning has two packages, and each of them a class of its own.
+        if any(base.__name__ == "MLFlowLogger" for base in type(logger).__mro__):
+            return MlflowRun.join(logger.run_id, resolve_tracking_uri(logger.experiment.tracking_uri))
+    return "active"

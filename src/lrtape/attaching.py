@@ -1,0 +1,284 @@
+"""`attach` and `print_lrs`: for the optimizers of one training loop.
+
+Not ``attach.py``: a module of that name would hide the function, for whoever imports the module first.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from lrtape.beside import EVERY_N_STEPS, Beside
+from lrtape.beside_recorder import recorder_class
+from lrtape.destination import Destination, check_folder, check_fsync, check_interval, join, open_destination
+from lrtape.errors import ConfigError, LRTapeError
+from lrtape.groups import moving_lrs
+from lrtape.keys import Keys, group_names, optimizer_names
+from lrtape.lines import format_lrs
+from lrtape.open_sessions import OPEN_SESSIONS, Attached
+from lrtape.replay import Overlap
+from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session
+from lrtape.step_hooks import innermost
+from lrtape.tape import Status
+from lrtape.tracking.no_run import NoRun
+
+if TYPE_CHECKING:
+    from lrtape.destination import Run, RunOrId
+
+ACTIVE_RUN = "active"
+
+
+def attach(
+    *optimizers: Optimizer,
+    names: Sequence[str] | None = None,
+    model: Module | None = None,
+    run: "RunOrId" = ACTIVE_RUN,
+    print_every_n_steps: int | None = None,
+    folder: str | Path = FOLDER,
+    keep_spool: bool = False,
+    fsync_every_s: float | None = None,
+    close_timeout_s: float = CLOSE_TIMEOUT_S,
+    first_step: int | Sequence[int] = 0,
+    also: Iterable[str] = (),
+    also_every_n_steps: int = EVERY_N_STEPS,
+) -> Session:
+    """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
+
+    ::
+
+        with lrtape.attach(optimizer):
+            train()
+
+    Called again for the same optimizers, with the same arguments and for the same run, it returns the session that is
+    open: a cell of a notebook may be run twice. An optimizer is recorded by one session at a time, which may have one
+    beside it that only prints; `autolog` leaves it out as long as the session is open.
+
+    Args:
+        optimizers: at least one, each once; a wrapper, as Lightning's and Accelerate's, stands for what it wraps.
+        names: one for each optimizer; its metric keys are then ``lr/<name>/<group>``. Without names the first
+            optimizer has ``lr/<group>``, and any later one ``lr/<class>_<index>/<group>``.
+        model: names the param groups, where they have no names of their own, after the modules they belong to. Of
+            several optimizers without `names`, one that is an attribute of the model is called by that:
+            ``lr/opt_d/<group>`` for ``model.opt_d``, also the first.
+        run: ``"active"`` for the MLflow run that is active in this thread. Where none is yet, the session binds to its
+            run with the first step, or the first `Session.log`, or when `Session.run` is asked for: to the one that is
+            active then, or to a new one that is active until the session ends it. A name that is taken in that run is
+            numbered. Else a run of MLflow's, or its id, that somebody else ends; or ``None``: nothing is kept and
+            MLflow is not needed, for printing.
+        print_every_n_steps: print a line with every group's lr every so many steps, the first step included.
+        folder: where the spool lives until the tracking store has everything.
+        keep_spool: whether it stays there then.
+        fsync_every_s: how often the spool is forced to the disk, in seconds, by the shipper process: the training does
+            not wait. By default a spool survives the death of this process, but perhaps not a power failure.
+        close_timeout_s: how long `Session.close` waits for the tracking store.
+        first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
+            how many steps it had made. Give the id of the old run as `run`, and its curves go on. A list has one for
+            each optimizer, as `Session.next_steps` has.
+        also: what is recorded beside the lr, for every param group: ``momentum`` (and betas), ``weight_decay``,
+            ``grad_norm``, ``update_ratio``, ``effective_lr``; see ``docs/beside_the_lr.md``. For ``update_ratio`` a
+            copy of all weights that move is held while such a step runs.
+        also_every_n_steps: at each step whose index is a multiple of this.
+
+    Raises:
+        ConfigError: an argument is wrong, or two param groups would share a metric, or some of the optimizers are
+            recorded already.
+        TrackingError: the tracking store cannot be reached.
+    """
+    optimizers = tuple(innermost(optimizer) for optimizer in optimizers)
+    _check(optimizers, names, model)
+    check_interval(print_every_n_steps)
+    check_fsync(fsync_every_s)
+    first_steps = _first_steps(first_step, len(optimizers))
+    beside = Beside.of(also, also_every_n_steps)
+    asked = {
+        "optimizers": tuple(map(id, optimizers)),
+        "names": None if names is None else tuple(names),
+        "model": None if model is None else weakref.ref(model),
+        "print_every_n_steps": print_every_n_steps,
+        "folder": str(folder),
+        "keep_spool": keep_spool,
+        "fsync_every_s": fsync_every_s,
+        "close_timeout_s": close_timeout_s,
+        "first_step": first_steps,
+        "also": beside,
+    }
+    if (already := _already_open(optimizers, run, asked)) is not None:
+        return already
+
+    names = names or optimizer_names(optimizers, model)
+    param_paths = _param_paths(model)
+    keys = Keys()
+    for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
+        recorder_class(beside)(
+            optimizer, position, keys, name, param_paths
+        )  # refuses what is wrong before there is a run
+
+    def open_run(joined: "Run") -> Destination:
+        try:
+            overlap = None
+            if any(first_steps) and not isinstance(joined, NoRun):
+                overlap = Overlap(joined.points_from(min(first_steps)))
+        except LRTapeError:
+            joined.finish(Status.FAILED)
+            raise
+        return open_destination(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap)
+
+    if run == ACTIVE_RUN:
+        session = _on_active_run(open_run, folder, close_timeout_s, beside)
+    else:
+        session = Session(open_run(join(run)), close_timeout_s, beside=beside)
+    try:
+        for optimizer, name, step in zip(optimizers, names, first_steps, strict=True):
+            session.add(optimizer, name, param_paths, first_step=step)
+    except ConfigError:
+        session.close(Status.FAILED)
+        raise
+    for optimizer in optimizers if session.run_id != "" else ():
+        for other in OPEN_SESSIONS.autologged(optimizer):
+            other.leave_out(optimizer)
+    OPEN_SESSIONS.attach(Attached(session, asked))
+    return session
+
+
+def _on_active_run(
+    open_run: "Callable[[Run], Destination]", folder: str | Path, close_timeout_s: float, beside: Beside
+) -> Session:
+    """A session on the run that is active now, or else on the one that is when the first step is recorded."""
+    from lrtape.tracking.active_runs import active_run_id, join_or_start, require_store, unseen  # late: imports mlflow
+
+    thread = threading.get_ident()
+
+    def open_active() -> Destination:
+        with unseen():
+            return open_run(join_or_start(thread))
+
+    if active_run_id() is not None:
+        return Session(open_active(), close_timeout_s, beside=beside)
+    check_folder(folder)
+    with unseen():
+        require_store()
+    return Session(open_active, close_timeout_s, beside=beside)
+
+
+def _check(optimizers: Sequence[Optimizer], names: Sequence[str] | None, model: Module | None) -> None:
+    if not optimizers:
+        raise ConfigError("`attach` needs at least one optimizer, but was given none: lrtape.attach(optimizer).")
+    for optimizer in optimizers:
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(
+                f"`attach` takes torch optimizers, but was given {type(optimizer).__name__} instead: "
+                "lrtape.attach(optimizer, model=model)."
+            )
+    if len(set(map(id, optimizers))) != len(optimizers):
+        raise ConfigError("`attach` must be given each optimizer once, but was given one of them twice.")
+    if model is not None and not isinstance(model, Module):
+        raise ConfigError(f"`model` must be a torch.nn.Module, but is {type(model).__name__} instead.")
+    if names is not None and (len(names) != len(optimizers) or len(set(names)) != len(names) or not all(names)):
+        raise ConfigError(
+            f"`names` must hold one different, non-empty name for each of the {len(optimizers)} optimizers, but is "
+            f"{list(names)} instead."
+        )
+
+
+def _already_open(optimizers: Sequence[Optimizer], run: "RunOrId", asked: Mapping[str, Any]) -> Session | None:
+    """The open session that is asked for once more, if there is one; refuses what would record a step twice."""
+    keeps = not (run is None or isinstance(run, NoRun))
+    wanted = _run_id(run)
+    found = [one for optimizer in optimizers for one in OPEN_SESSIONS.attached(optimizer) if one.keeps == keeps]
+    if found:
+        _require_same(found[0], asked, run, wanted)
+        return found[0].session
+    for optimizer in optimizers:
+        if any(session.run_id == wanted for session in OPEN_SESSIONS.autologged(optimizer)):
+            raise ConfigError(
+                f"`attach` must be given optimizers that are not recorded yet, but autolog records this "
+                f"{type(optimizer).__name__} into run {wanted} already. Attach it before its first step in that run, "
+                "or switch autolog off, lrtape.autolog(disable=True), and give it a name of its own: names=['...']."
+            )
+    return None
+
+
+def _require_same(open_now: Attached, asked: Mapping[str, Any], run: "RunOrId", wanted: str | None) -> None:
+    session, before = open_now.session, open_now.asked
+    close = "Close that one first: session.close()."
+    if asked["optimizers"] != before["optimizers"]:
+        raise ConfigError(
+            "`attach` must be given all optimizers of a session that is open, in their order, or none, but some of "
+            f"these are recorded already by another one. {close}"
+        )
+    is_same_run = run == ACTIVE_RUN if session.run_id is None else session.run_id == (wanted or "")
+    if not is_same_run:
+        raise ConfigError(
+            f"`attach` must be given optimizers that are not recorded yet, but a session that is open records these "
+            f"into {_named(session.run_id)}, and this one is for {_named(wanted)}. {close}"
+        )
+    differing = [name for name, value in asked.items() if value != before[name]]
+    if differing:
+        raise ConfigError(
+            f"`attach` must be given the same arguments as before where its session is still open, but "
+            f"{', '.join(f'`{name}`' for name in differing)} differ. {close}"
+        )
+
+
+def _named(run_id: str | None) -> str:
+    return f"run {run_id}" if run_id else "the run that is active at the first step"
+
+
+def _run_id(run: "RunOrId") -> str | None:
+    """The id of the run that is meant; ``None`` where that is not decided yet, empty for none."""
+    if run is None or isinstance(run, NoRun):
+        return ""
+    if run == ACTIVE_RUN:
+        from lrtape.tracking.active_runs import active_run_id  # late: mlflow takes a second to import
+
+        return active_run_id()
+    if isinstance(run, str):
+        return run
+    run_id: str = run.run_id if hasattr(run, "run_id") else run.info.run_id
+    return run_id
+
+
+def print_lrs(optimizer: Optimizer, model: Module | None = None) -> None:
+    """Print one line with the lr that every param group will use in the next step: ``backbone 1e-05  head 0.001``.
+
+    A group that does not move, see `lrtape.groups`, is ``frozen``.
+
+    Args:
+        optimizer: any torch optimizer.
+        model: names the param groups, where they have no names of their own, after the modules they belong to.
+    """
+    names = group_names(optimizer.param_groups, _param_paths(model))
+    print(format_lrs(names, moving_lrs(optimizer.param_groups)), flush=True)  # noqa: T201
+
+
+def _param_paths(model: Module | None) -> dict[int, str]:
+    return {} if model is None else {id(param): path for path, param in model.named_parameters()}
+
+
+def _first_steps(first_step: int | Sequence[int], n_optimizers: int) -> list[int]:
+    first_steps = list(first_step) if isinstance(first_step, Sequence) else [first_step] * n_optimizers
+    for step in first_steps:
+        check_first_step(step)
+    if len(first_steps) != n_optimizers:
+        raise ConfigError(
+            f"`first_step` must be a number, or hold one for each of the {n_optimizers} optimizers, but is "
+            f"{first_steps} instead."
+        )
+    return first_steps
+
+
+def check_first_step(first_step: int) -> None:
+    """Refuse an index that is none.
+
+    Raises:
+        ConfigError: it is not a whole number >= 0.
+    """
+    if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
+        raise ConfigError(
+            f"`first_step` must be a whole number >= 0, but is {first_step!r} instead. It is the index of the next "
+            "step: how many steps the optimizer had made at the checkpoint."
+        )

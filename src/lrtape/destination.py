@@ -1,0 +1,151 @@
+"""Where the records of a session go: a run, and the outbox that gets them there."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrtape.columns import Columns
+from lrtape.errors import ConfigError, LRTapeError
+from lrtape.outbox import KeepingOutbox, NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
+from lrtape.replay import Overlap, ReplayOutbox
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Finding, Status
+from lrtape.tracking.no_run import NoRun
+
+if TYPE_CHECKING:
+    from lrtape.tracking.mlflow_run import ActiveRun, MlflowRun
+    from lrtape.tracking.planned_run import PlannedRun
+
+    Run = MlflowRun | PlannedRun | NoRun
+    RunOrId = Run | ActiveRun | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A run and an outbox.
+
+    Attributes:
+        run: what is recorded goes there.
+        outbox: takes it.
+        findings: what the outbox finds; it grows.
+    """
+
+    run: "Run" = field(default_factory=NoRun)
+    outbox: Outbox = field(default_factory=NoOutbox)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def open_destination(
+    run: "RunOrId",
+    print_every_n_steps: int | None,
+    folder: str | Path,
+    keep_spool: bool,
+    fsync_every_s: float | None,
+    overlap: Overlap | None = None,
+    columns: Columns | None = None,
+) -> Destination:
+    """Open the spool of a run, and start its shipper.
+
+    Args:
+        run: one that exists, or its id; ``None`` for nowhere.
+        print_every_n_steps: see `lrtape.attach`, as the next three.
+        folder: see there.
+        keep_spool: see there.
+        fsync_every_s: see there.
+        overlap: what the run has already of the steps that are recorded now; it is not written a second time.
+        columns: keeps what is recorded in memory, too.
+
+    Raises:
+        ConfigError: an interval is none, or nothing can be written in `folder`.
+        TrackingError: there is no such run, or the tracking store does not answer.
+    """
+    check_interval(print_every_n_steps)
+    check_fsync(fsync_every_s)
+    joined = join(run)
+    outbox: Outbox = NoOutbox()
+    if not isinstance(joined, NoRun):
+        try:
+            outbox = _open_spool(joined, Path(folder), keep_spool, fsync_every_s)
+        except LRTapeError:
+            joined.finish(Status.FAILED)
+            raise
+    findings: list[Finding] = []
+    if overlap is not None:
+        outbox = replay = ReplayOutbox(outbox, overlap)
+        findings = replay.findings
+    if print_every_n_steps is not None:
+        outbox = PrintingOutbox(outbox, print_every_n_steps)
+    if columns is not None:
+        outbox = KeepingOutbox(outbox, columns)
+    return Destination(joined, outbox, findings)
+
+
+def join(run: "RunOrId") -> "Run":
+    """The run that is meant.
+
+    Args:
+        run: see `open_destination`.
+
+    Raises:
+        TrackingError: there is no such run, or the tracking store does not answer.
+    """
+    if run is None or isinstance(run, NoRun):
+        return NoRun()
+
+    # Late: mlflow takes a second to import.
+    from lrtape.tracking.mlflow_run import MlflowRun
+    from lrtape.tracking.planned_run import PlannedRun
+
+    if isinstance(run, MlflowRun | PlannedRun):
+        return run
+    return MlflowRun.join(run if isinstance(run, str) else run.info.run_id)
+
+
+def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_every_s: float | None) -> SpoolOutbox:
+    from lrtape.tracking.planned_run import PlannedRun
+
+    if isinstance(run, PlannedRun):
+        return SpoolOutbox(run.folder, "", True, run.tracking_uri, fsync_every_s, keep)
+    folder = SpoolFolder.create(root, run.run_id)
+    try:
+        run.begin_recording(folder.recording_id)
+    except LRTapeError:
+        folder.remove()
+        raise
+    return SpoolOutbox(folder, run.run_id, run.is_owned, run.tracking_uri, fsync_every_s, keep)
+
+
+def check_interval(print_every_n_steps: int | None) -> None:
+    """Refuse an interval that is not one.
+
+    Raises:
+        ConfigError: it is less than 1.
+    """
+    if print_every_n_steps is not None and print_every_n_steps < 1:
+        raise ConfigError(f"`print_every_n_steps` must be at least 1, but is {print_every_n_steps} instead.")
+
+
+def check_fsync(fsync_every_s: float | None) -> None:
+    """Refuse an interval that is not one.
+
+    Raises:
+        ConfigError: it is not above 0.
+    """
+    if fsync_every_s is not None and not fsync_every_s > 0:
+        raise ConfigError(f"`fsync_every_s` must be above 0, but is {fsync_every_s} instead. `None` is for never.")
+
+
+def check_folder(folder: str | Path) -> None:
+    """Refuse a folder in which no spool can be made, without making it.
+
+    Raises:
+        ConfigError: what is there of it is no folder, or nothing can be written there.
+    """
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"`folder` must be a place where lrtape can write, but is {str(folder)!r} instead, and {there} cannot be "
+            "written to, or is no folder."
+        )
