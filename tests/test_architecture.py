@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
-    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials", "cpus"],
+    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials", "cpus", "ranks"],
     [
         "checks",
         "compare",
@@ -47,7 +47,7 @@ LAYERS = [
         "beside",
     ],
     ["outbox", "beside_recorder", "shipper", "simulation", "range_plot", "report"],
-    ["delivery", "replay"],
+    ["delivery", "replay", "agreement"],
     ["companion", "destination"],
     ["session", "recover", "range_test"],
     ["open_sessions", "tapes_of_thread"],

@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.beside import EVERY_N_STEPS, Beside
 from lrtape.beside_recorder import recorder_class
-from lrtape.destination import Destination, check_folder, check_fsync, check_interval, join, open_destination
+from lrtape.destination import (
+    Destination,
+    check_compared,
+    check_folder,
+    check_fsync,
+    check_interval,
+    join,
+    open_destination,
+)
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.groups import moving_lrs
 from lrtape.keys import Keys, group_names, optimizer_names
 from lrtape.lines import format_lrs
 from lrtape.open_sessions import OPEN_SESSIONS, Attached
+from lrtape.ranks import these_ranks
 from lrtape.replay import Overlap
 from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session
 from lrtape.step_hooks import innermost
@@ -45,6 +55,7 @@ def attach(
     first_step: int | Sequence[int] = 0,
     also: Iterable[str] = (),
     also_every_n_steps: int = EVERY_N_STEPS,
+    compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
 
@@ -56,6 +67,10 @@ def attach(
     Called again for the same optimizers, with the same arguments and for the same run, it returns the session that is
     open: a cell of a notebook may be run twice. An optimizer is recorded by one session at a time, which may have one
     beside it that only prints; `autolog` leaves it out as long as the session is open.
+
+    In a training of several processes, call it on every rank or on rank 0 alone, after ``init_process_group``: rank 0
+    records, and the others print nothing, open no run and no spool, and compare their learning rates with those of
+    rank 0.
 
     Args:
         optimizers: at least one, each once; a wrapper, as Lightning's and Accelerate's, stands for what it wraps.
@@ -82,6 +97,8 @@ def attach(
             ``grad_norm``, ``update_ratio``, ``effective_lr``; see ``docs/beside_the_lr.md``. For ``update_ratio`` a
             copy of all weights that move is held while such a step runs.
         also_every_n_steps: at each step whose index is a multiple of this.
+        compare_ranks_every_n_steps: how often the ranks are compared, if there are several; ``None`` for never. A
+            difference is a finding on rank 0, ``ranks-differ``.
 
     Raises:
         ConfigError: an argument is wrong, or two param groups would share a metric, or some of the optimizers are
@@ -92,8 +109,11 @@ def attach(
     _check(optimizers, names, model)
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
+    check_compared(compare_ranks_every_n_steps)
     first_steps = _first_steps(first_step, len(optimizers))
     beside = Beside.of(also, also_every_n_steps)
+    if not these_ranks().records:
+        run = None
     asked = {
         "optimizers": tuple(map(id, optimizers)),
         "names": None if names is None else tuple(names),
@@ -105,6 +125,7 @@ def attach(
         "close_timeout_s": close_timeout_s,
         "first_step": first_steps,
         "also": beside,
+        "compare_ranks_every_n_steps": compare_ranks_every_n_steps,
     }
     if (already := _already_open(optimizers, run, asked)) is not None:
         return already
@@ -125,7 +146,10 @@ def attach(
         except LRTapeError:
             joined.finish(Status.FAILED)
             raise
-        return open_destination(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap)
+        return open_destination(
+            *(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, None),
+            compare_ranks_every_n_steps,
+        )
 
     if run == ACTIVE_RUN:
         session = _on_active_run(open_run, folder, close_timeout_s, beside)
@@ -137,7 +161,7 @@ def attach(
     except ConfigError:
         session.close(Status.FAILED)
         raise
-    for optimizer in optimizers if session.run_id != "" else ():
+    for optimizer in optimizers if session.own_run_id != "" else ():
         for other in OPEN_SESSIONS.autologged(optimizer):
             other.leave_out(optimizer)
     OPEN_SESSIONS.attach(Attached(session, asked))
@@ -193,7 +217,7 @@ def _already_open(optimizers: Sequence[Optimizer], run: "RunOrId", asked: Mappin
         _require_same(found[0], asked, run, wanted)
         return found[0].session
     for optimizer in optimizers:
-        if any(session.run_id == wanted for session in OPEN_SESSIONS.autologged(optimizer)):
+        if any(session.own_run_id == wanted for session in OPEN_SESSIONS.autologged(optimizer)):
             raise ConfigError(
                 f"`attach` must be given optimizers that are not recorded yet, but autolog records this "
                 f"{type(optimizer).__name__} into run {wanted} already. Attach it before its first step in that run, "
@@ -210,11 +234,11 @@ def _require_same(open_now: Attached, asked: Mapping[str, Any], run: "RunOrId", 
             "`attach` must be given all optimizers of a session that is open, in their order, or none, but some of "
             f"these are recorded already by another one. {close}"
         )
-    is_same_run = run == ACTIVE_RUN if session.run_id is None else session.run_id == (wanted or "")
+    is_same_run = run == ACTIVE_RUN if session.own_run_id is None else session.own_run_id == (wanted or "")
     if not is_same_run:
         raise ConfigError(
             f"`attach` must be given optimizers that are not recorded yet, but a session that is open records these "
-            f"into {_named(session.run_id)}, and this one is for {_named(wanted)}. {close}"
+            f"into {_named(session.own_run_id)}, and this one is for {_named(wanted)}. {close}"
         )
     differing = [name for name, value in asked.items() if value != before[name]]
     if differing:

@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.beside import EVERY_N_STEPS, Beside
-from lrtape.destination import check_fsync, check_interval
+from lrtape.destination import check_compared, check_fsync, check_interval
 from lrtape.errors import ConfigError
 from lrtape.keys import optimizer_name
 from lrtape.lines import warn
 from lrtape.open_sessions import OPEN_SESSIONS
+from lrtape.ranks import these_ranks
 from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session, open_session
 from lrtape.step_hooks import DYNAMO, keep_compiler_out
 from lrtape.tapes_of_thread import TapesOfThread
 
 if TYPE_CHECKING:
+    from lrtape.destination import RunOrId
     from lrtape.tracking.mlflow_run import ActiveRun
 
 _STEP = Optimizer.profile_hook_step(lambda: None).__code__
@@ -44,6 +47,7 @@ def autolog(
     close_timeout_s: float = CLOSE_TIMEOUT_S,
     also: Iterable[str] = (),
     also_every_n_steps: int = EVERY_N_STEPS,
+    compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> None:
     """Record every step of every optimizer of this process, whenever it is made, into the active MLflow run.
 
@@ -70,6 +74,8 @@ def autolog(
         close_timeout_s: see `attach`.
         also: see `attach`.
         also_every_n_steps: see `attach`.
+        compare_ranks_every_n_steps: see `attach`. Where another run becomes active on rank 0, the ranks are compared no
+            longer, for the others do not know that.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -83,25 +89,33 @@ def autolog(
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
     beside = Beside.of(also, also_every_n_steps)
+    check_compared(compare_ranks_every_n_steps)
     if _autolog is not None:
         if _autolog.is_on:
             return
         _autolog.close()
 
-    from lrtape.tracking.active_runs import active_runs, start_aside, unseen  # late: mlflow takes a second to import
-
-    def open_on(run: "ActiveRun | None") -> Session:
-        with unseen():
-            session = open_session(
-                *(start_aside() if run is None else run.info.run_id, print_every_n_steps, folder, keep_spool),
-                *(fsync_every_s, close_timeout_s),
-                shows_progress=False,
-                beside=beside,
-            )
+    def open_on(run: "RunOrId") -> Session:
+        session = open_session(
+            *(run, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s),
+            shows_progress=False,
+            beside=beside,
+            compare_ranks_every_n_steps=compare_ranks_every_n_steps,
+        )
         OPEN_SESSIONS.autolog(session)
         return session
 
-    _autolog = _Autolog(active_runs, open_on)
+    if not these_ranks().records:  # Another one does: no run is looked for here, and mlflow not imported.
+        _autolog = _Autolog(lambda _: (), open_on)
+        return
+
+    from lrtape.tracking.active_runs import active_runs, start_aside, unseen  # late: mlflow takes a second to import
+
+    def open_unseen(run: "ActiveRun | None") -> Session:
+        with unseen():
+            return open_on(start_aside() if run is None else run.info.run_id)
+
+    _autolog = _Autolog(active_runs, open_unseen)
 
 
 class _Autolog:

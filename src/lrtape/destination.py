@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lrtape.agreement import COMPARE_EVERY_N_STEPS, Agreement, FollowingOutbox, LeadingOutbox, NoAgreement
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.outbox import KeepingOutbox, NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
+from lrtape.ranks import these_ranks
 from lrtape.replay import Overlap, ReplayOutbox
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, Status
@@ -29,11 +31,13 @@ class Destination:
         run: what is recorded goes there.
         outbox: takes it.
         findings: what the outbox finds; it grows.
+        agreement: with the other ranks.
     """
 
     run: "Run" = field(default_factory=NoRun)
     outbox: Outbox = field(default_factory=NoOutbox)
     findings: list[Finding] = field(default_factory=list)
+    agreement: Agreement = field(default_factory=NoAgreement)
 
 
 def open_destination(
@@ -44,8 +48,9 @@ def open_destination(
     fsync_every_s: float | None,
     overlap: Overlap | None = None,
     columns: Columns | None = None,
+    compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> Destination:
-    """Open the spool of a run, and start its shipper.
+    """Open the spool of a run, and start its shipper; on rank 0 alone, if there are several.
 
     Args:
         run: one that exists, or its id; ``None`` for nowhere.
@@ -55,6 +60,7 @@ def open_destination(
         fsync_every_s: see there.
         overlap: what the run has already of the steps that are recorded now; it is not written a second time.
         columns: keeps what is recorded in memory, too.
+        compare_ranks_every_n_steps: see `lrtape.attach`.
 
     Raises:
         ConfigError: an interval is none, or nothing can be written in `folder`.
@@ -62,6 +68,8 @@ def open_destination(
     """
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
+    check_compared(compare_ranks_every_n_steps)
+    ranks = these_ranks()
     joined = join(run)
     outbox: Outbox = NoOutbox()
     if not isinstance(joined, NoRun):
@@ -74,15 +82,21 @@ def open_destination(
     if overlap is not None:
         outbox = replay = ReplayOutbox(outbox, overlap)
         findings = replay.findings
-    if print_every_n_steps is not None:
+    if print_every_n_steps is not None and ranks.records:
         outbox = PrintingOutbox(outbox, print_every_n_steps)
     if columns is not None:
         outbox = KeepingOutbox(outbox, columns)
+    if not ranks.records:
+        follower = FollowingOutbox(outbox, ranks.rank, compare_ranks_every_n_steps)
+        return Destination(joined, follower, findings, follower)
+    if ranks.n_ranks > 1:
+        leader = LeadingOutbox(outbox, joined.run_id, findings, compare_ranks_every_n_steps)
+        return Destination(joined, leader, findings, leader)
     return Destination(joined, outbox, findings)
 
 
 def join(run: "RunOrId") -> "Run":
-    """The run that is meant.
+    """The run that is meant; none where another rank records.
 
     Args:
         run: see `open_destination`.
@@ -90,7 +104,7 @@ def join(run: "RunOrId") -> "Run":
     Raises:
         TrackingError: there is no such run, or the tracking store does not answer.
     """
-    if run is None or isinstance(run, NoRun):
+    if run is None or isinstance(run, NoRun) or not these_ranks().records:
         return NoRun()
 
     # Late: mlflow takes a second to import.
@@ -134,6 +148,19 @@ def check_fsync(fsync_every_s: float | None) -> None:
     """
     if fsync_every_s is not None and not fsync_every_s > 0:
         raise ConfigError(f"`fsync_every_s` must be above 0, but is {fsync_every_s} instead. `None` is for never.")
+
+
+def check_compared(compare_ranks_every_n_steps: int | None) -> None:
+    """Refuse an interval that is not one.
+
+    Raises:
+        ConfigError: it is less than 1.
+    """
+    if compare_ranks_every_n_steps is not None and compare_ranks_every_n_steps < 1:
+        raise ConfigError(
+            f"`compare_ranks_every_n_steps` must be at least 1, but is {compare_ranks_every_n_steps} instead. `None` "
+            "is for never."
+        )
 
 
 def check_folder(folder: str | Path) -> None:

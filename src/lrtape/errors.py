@@ -29,5 +29,31 @@ class PrunedError(LRTapeError, RuntimeError):
     """A trial of a search is not worth its remaining epochs: neither a success nor a failure."""
 
 
+class RankFailedError(LRTapeError, RuntimeError):
+    """Another process of a training has failed, and so this one ends.
+
+    Args:
+        text: which one, and why.
+        exit_code: of that process.
+    """
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class RankKilledError(RankFailedError):
+    """Other processes of a training are gone without a word.
+
+    Args:
+        text: which ones.
+        ranks: of those that are known.
+    """
+
+    def __init__(self, text: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(text)
+        self.ranks = ranks
+
+
 class SweepFailedError(LRTapeError, RuntimeError):
     """Not every trial of a sweep was trained to its end."""

@@ -19,7 +19,7 @@ class Attached:
     @property
     def keeps(self) -> bool:
         """Whether it records into a run, and not only prints."""
-        return self.session.run_id != ""
+        return self.session.own_run_id != ""
 
 
 class OpenSessions:

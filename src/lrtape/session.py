@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.arrivals import CUDA, Arrivals, Devices
 from lrtape.beside import Beside
 from lrtape.beside_recorder import recorder_class
@@ -89,6 +90,7 @@ class Session:
 
     def _go_to(self, destination: Destination) -> None:
         self._run, self._outbox, self._findings = destination.run, destination.outbox, destination.findings
+        self._agreement = destination.agreement
         self._keys = _keys_of_run.setdefault(self._run.run_id, Keys()) if self._run.run_id else Keys()
         for recorder in self._recorders:
             recorder.move(self._keys, self._outbox)
@@ -124,9 +126,18 @@ class Session:
         return self._run
 
     @property
-    def run_id(self) -> str | None:
+    def own_run_id(self) -> str | None:
         """The id of the run: ``None`` as long as the session is not bound to one, empty where there is none."""
         return None if self._open is not None else self._run.run_id
+
+    @property
+    def run_id(self) -> str | None:
+        """Like `own_run_id`, but on every rank of a training of several processes that of rank 0, which has the run.
+
+        The others ask for it, in one request: it is known to them after the first collective that follows `attach` on
+        rank 0, which the first step of DDP is. Until then, and where rank 0 records nothing, it is empty.
+        """
+        return self.own_run_id or (self._agreement.run_id if self._open is None else None)
 
     def add(
         self,
@@ -312,6 +323,8 @@ class Session:
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
+        if self._status is None:
+            self._agreement.settle(Status(status))
         self.stop(status)
         try:
             missing = self._outbox.wait(self._close_timeout_s, self._shows_progress)
@@ -368,8 +381,11 @@ def open_session(
     overlap: Overlap | None = None,
     shows_progress: bool = True,
     columns: Columns | None = None,
+    compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
     beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> Session:
     """A session that records nothing yet; see `open_destination` and `Session` for its arguments and errors."""
-    destination = open_destination(run, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, columns)
+    destination = open_destination(
+        *(run, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, columns, compare_ranks_every_n_steps)
+    )
     return Session(destination, close_timeout_s, shows_progress, beside=beside)

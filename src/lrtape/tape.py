@@ -15,7 +15,7 @@ from enum import StrEnum
 from time import time_ns
 from typing import Literal, NamedTuple, Self
 
-from lrtape.errors import PrunedError
+from lrtape.errors import PrunedError, RankKilledError
 
 Severity = Literal["error", "warning", "note"]
 
@@ -34,12 +34,12 @@ class Status(StrEnum):
 
     @classmethod
     def after(cls, error: BaseException | None) -> Self:
-        """What an exception means: FINISHED for none and for ``sys.exit(0)``, KILLED for Ctrl-C and for a pruned trial,
-        else FAILED.
+        """What an exception means: FINISHED for none and for ``sys.exit(0)``, KILLED for Ctrl-C, for a pruned trial and
+        where another process of the training was killed, else FAILED.
         """
         if error is None or (isinstance(error, SystemExit) and not error.code):
             return cls.FINISHED
-        return cls.KILLED if isinstance(error, KeyboardInterrupt | PrunedError) else cls.FAILED
+        return cls.KILLED if isinstance(error, KeyboardInterrupt | PrunedError | RankKilledError) else cls.FAILED
 
 
 class Record(NamedTuple):

@@ -51,13 +51,13 @@ class TapesOfThread:
         return self._current
 
     def _follow(self, innermost: "ActiveRun | None", run_ids: list[str]) -> Session:
-        while self._open and self._open[-1].run_id not in run_ids:
+        while self._open and self._open[-1].own_run_id not in run_ids:
             _end(self._open.pop())
         if innermost is None:
             self._outside = self._outside or self._open_on(None)
             return self._outside
         for session in (*self._open[-1:], self._outside):
-            if session is not None and session.run_id == run_ids[-1]:
+            if session is not None and session.own_run_id == run_ids[-1]:
                 return session
         self._open.append(self._open_on(innermost))
         return self._open[-1]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import lrtape
+from lrtape.agreement import RANKS_DIFFER
 from lrtape.checks.registry import CODES
 from lrtape.recorder import AMBIGUOUS_LR, CUDA_GRAPH, STEPS_SKIPPED
 from lrtape.replay import JUMP_ON_RESUME, REPLAY_DIFFERS
@@ -13,7 +14,7 @@ from lrtape.tape import Finding
 
 PAGE = (Path(__file__).parents[2] / "docs" / "findings.md").read_text()
 SECTIONS = dict(re.findall(r"^### `([\w-]+)`\n(.*?)(?=^##|\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
-ALL_CODES = [*CODES, AMBIGUOUS_LR, CUDA_GRAPH, STEPS_SKIPPED, REPLAY_DIFFERS, JUMP_ON_RESUME]
+ALL_CODES = [*CODES, AMBIGUOUS_LR, CUDA_GRAPH, STEPS_SKIPPED, REPLAY_DIFFERS, JUMP_ON_RESUME, RANKS_DIFFER]
 
 
 def test_every_code_has_a_section_and_every_section_a_code() -> None:

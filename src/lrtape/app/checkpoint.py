@@ -15,10 +15,13 @@ from torch.optim import Optimizer
 from lrtape.app.bookmark import Bookmark
 from lrtape.app.randomness import random_states
 from lrtape.app.schedule import Length, Schedule, Scheduler
+from lrtape.app.world import World
 from lrtape.errors import ConfigError
 
 FORMAT = 1
 """Of the file; another one cannot be resumed."""
+RNG_OF_OTHERS = "rng_of_other_ranks"
+"""The states of the random generators of rank 1 and those after it; not in a checkpoint of one process."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ class Checkpoints:
         config: of the training, plain and portable.
         length: of the training.
         bookmark: notes the newest one; ``None`` where nothing is tracked.
+        world: the processes that train together, of which rank 0 writes.
     """
 
     folder: Path
@@ -89,6 +93,7 @@ class Checkpoints:
     config: dict[str, Any]
     length: Length
     bookmark: Bookmark | None = None
+    world: World = field(default_factory=World)
 
     @property
     def last(self) -> Path:
@@ -101,13 +106,16 @@ class Checkpoints:
         return self.folder / "best.pt"
 
     def save(self, path: Path, place: Place, next_lrs: Sequence[float]) -> None:
-        """Write a checkpoint, in one piece: a reader finds the old one or the new one.
+        """Write a checkpoint, in one piece: a reader finds the old one or the new one. Called on all ranks together.
 
         Args:
             path: `last` or `best`.
             place: where the training is.
             next_lrs: what the next step will use, one for each param group; empty where that is not known yet.
         """
+        of_rank_0, *of_others = self.world.gather(random_states())
+        if not self.world.ranks.records:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "format": FORMAT,
@@ -116,7 +124,8 @@ class Checkpoints:
             "length": list(self.length),
             **asdict(place),
             "next_lrs": list(next_lrs),
-            "rng": random_states(),
+            "rng": of_rank_0,
+            **({RNG_OF_OTHERS: of_others} if of_others else {}),
             **self.parts.states(),
         }
         new = path.with_suffix(".new")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -48,13 +49,20 @@ class Interrupts:
 
     A signal that is ignored when the training begins, as Ctrl-C is in a background job, stays ignored.
 
+    Args:
+        repeats_within_s: a second signal that comes so soon is the same one: to every process of a job that torchrun
+            has started, it passes on what they have got themselves.
+
     Attributes:
         requested: the number of the first signal, or ``None``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, repeats_within_s: float = 0.0) -> None:
         self.requested: int | None = None
+        self._repeats_within_s = repeats_within_s
+        self._first_s = 0.0
         self._is_held = False
+        self._is_ignored = False
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
 
     @contextlib.contextmanager
@@ -79,13 +87,20 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.requested is not None:
+            if time.monotonic() - self._first_s < self._repeats_within_s:
+                return
             name = signal.Signals(number).name
             # print() could meet itself here.
             os.write(2, f"lrtape: {name} again: stopped at once; what was recorded is safe in the spool.\n".encode())
             os._exit(128 + number)
         self.requested = number
-        if not self._is_held:
+        self._first_s = time.monotonic()
+        if not self._is_held and not self._is_ignored:
             raise Interrupted(number)
+
+    def ignore(self) -> None:
+        """From now on a first signal changes nothing: the training has failed, and is about to end anyway."""
+        self._is_ignored = True
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -101,7 +116,9 @@ class Interrupts:
     ) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
-        if error is None or kind is KeyboardInterrupt:  # Ray makes one of whatever a handler raises
+        if (
+            error is None or kind is KeyboardInterrupt
+        ) and not self._is_ignored:  # Ray makes one of whatever a handler raises
             self.check()
 
 

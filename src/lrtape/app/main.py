@@ -13,27 +13,21 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from lrtape.app import other_ranks
 from lrtape.app.config import check, sentence
+from lrtape.app.exit_codes import EXIT_INTERRUPTED, MISTAKES, exit_code_of
 from lrtape.app.interrupts import Interrupted
 from lrtape.app.program import program
-from lrtape.errors import ConfigError, LRTapeError, StoppedOnFindingError, SweepFailedError, TrainingDivergedError
+from lrtape.errors import ConfigError
+from lrtape.ranks import these_ranks
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
 _default_format = warnings.formatwarning
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-
-EXIT_FAILED = 1
-EXIT_REFUSED = 2
-EXIT_INTERRUPTED = 130
-
-_FAILURES = (TrainingDivergedError, StoppedOnFindingError, SweepFailedError)
-"""What a training, and not its user, has done wrong."""
 
 _PLAIN_PATH = re.compile(r"[\w./:@%+-]+")
 """What Hydra takes as a value without quotes."""
@@ -60,13 +54,18 @@ def main() -> None:
 
     A user's mistake becomes one message on stderr and exit code 2, a training that diverged, or was stopped on a
     finding, 1, Ctrl-C 130, SIGTERM 143.
-    With ``HYDRA_FULL_ERROR=1`` every error comes with its traceback.
+    With ``HYDRA_FULL_ERROR=1`` every error comes with its traceback. Of several processes, rank 0 speaks.
     """
+    with other_ranks.begin(these_ranks()):
+        _main()
+
+
+def _main() -> None:
     # As for `python -m`: the user's own models and data are found where the command is started.
     sys.path.insert(0, str(Path.cwd()))
     warnings.formatwarning = _format_warning
     if os.environ.get(FULL_ERROR) == "1":
-        refuse_passwords(sys.argv[1:])
+        _refuse(sys.argv[1:])
         try:
             _run()
         except Interrupted as interruption:
@@ -75,9 +74,9 @@ def main() -> None:
     # Hydra would print some errors itself, with advice that leads astray here: let it raise them to us.
     os.environ[FULL_ERROR] = "1"
     try:
-        refuse_passwords(sys.argv[1:])
+        _refuse(sys.argv[1:])
         _run()
-    except (HydraException, OmegaConfBaseException, LRTapeError) as error:
+    except MISTAKES as error:
         sys.exit(report(error))
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
@@ -113,6 +112,12 @@ def _farewell(interruption: Interrupted, arguments: Sequence[str] | None) -> str
     return f"{text}\nCheckpoint: {interruption.checkpoint.absolute()}\nTo go on:   {command}"
 
 
+def _refuse(arguments: Sequence[str]) -> None:
+    refuse_passwords(arguments)
+    if these_ranks().n_ranks > 1:
+        other_ranks.refuse_sweep(arguments)
+
+
 def refuse_passwords(arguments: Sequence[str]) -> None:
     """A command line is public.
 
@@ -126,4 +131,4 @@ def refuse_passwords(arguments: Sequence[str]) -> None:
 def report(error: Exception) -> int:
     """Tell a person what was wrong, in one message on stderr; returns the exit code."""
     print(f"lrtape: {sentence(error)}\n(HYDRA_FULL_ERROR=1 shows where this comes from.)", file=sys.stderr)  # noqa: T201
-    return EXIT_FAILED if isinstance(error, _FAILURES) else EXIT_REFUSED
+    return exit_code_of(error)

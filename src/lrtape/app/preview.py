@@ -51,6 +51,7 @@ def preview(
     metrics: Sequence[float] | None = None,
     config_dir: Path | None = None,
     config_name: str = "train",
+    n_ranks: int = 1,
 ) -> list[Preview]:
     """Simulate the schedules of a training's config, one for each point of the grid that the overrides span.
 
@@ -59,6 +60,7 @@ def preview(
         metrics: what a scheduler with a `monitor` is given, one value for each epoch; the last one goes on.
         config_dir: a folder of configs beside lrtape's own.
         config_name: of the primary config.
+        n_ranks: how many processes are to train together.
 
     Raises:
         ConfigError: something in a config cannot be built, or there are too many schedules.
@@ -72,13 +74,13 @@ def preview(
         with hydra.initialize_config_module("lrtape.conf", version_base="1.3"):
             for label, point in grid:
                 cfg = hydra.compose(config_name, [*point, *search])
-                previews.append(_preview(label, cfg, metrics))
+                previews.append(_preview(label, cfg, metrics, n_ranks))
     finally:
         GlobalHydra.instance().hydra = outer
     return previews
 
 
-def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Preview:
+def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None, n_ranks: int) -> Preview:
     settings = check_config(cfg, Path.cwd())
 
     # Late: torch takes a second to import, and a misspelt override needs none.
@@ -90,7 +92,8 @@ def _preview(label: str, cfg: DictConfig, metrics: Sequence[float] | None) -> Pr
     from lrtape.simulation import simulate
 
     data = build_data(cfg)
-    length, epoch_steps = Length.of(data, settings.trainer), steps_per_epoch(data, settings.trainer)
+    length = Length.of(data, settings.trainer, n_ranks)
+    epoch_steps = steps_per_epoch(data, settings.trainer, n_ranks)
     cfg = resolve_horizons(cfg, length)
     model, optimizer = build_on_meta(cfg, data)
     schedule = build_schedule(cfg, optimizer)

@@ -40,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         given = _parser().parse_intermixed_args(arguments)
         if given.save is not None:
             check_suffix(given.save)
-        previews = preview(given.overrides, _metrics(given.metrics), given.config_dir, given.config_name)
+        n_ranks = _n_ranks(given.processes)
+        previews = preview(given.overrides, _metrics(given.metrics), given.config_dir, given.config_name, n_ranks)
         tape, text = _overlay(previews), _text(previews)
         title = previews[0].title if len(previews) == 1 else f"{len(previews)} schedules"
         print(_drawn(tape), text, sep="\n\n")  # noqa: T201 - a command
@@ -111,6 +112,12 @@ def _metrics(text: str | None) -> list[float] | None:
     return values
 
 
+def _n_ranks(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"`--processes` must be a whole number of at least 1, but is {text!r} instead.")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lrtape preview",
@@ -125,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="1,0.9,0.9",
         help="for ReduceLROnPlateau: the metric that it watches, made up, one value for each epoch; the last goes on",
     )
+    parser.add_argument("--processes", metavar="N", default="1", help="that torchrun will start; default: 1")
     parser.add_argument("--config-dir", "-cd", type=Path, metavar="DIR", help="a folder of configs of your own")
     parser.add_argument("--config-name", "-cn", default="train", metavar="NAME", help="of your primary config")
     return parser

@@ -12,12 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 
 from lrtape.app.bookmark import Bookmark
-from lrtape.app.checkpoint import Place, load_checkpoint
+from lrtape.app.checkpoint import RNG_OF_OTHERS, Place, load_checkpoint
 from lrtape.app.config import LAST, Settings, check
 from lrtape.app.overrides import merge
 from lrtape.app.schedule import Length, Schedule, resolve_horizons
 from lrtape.app.trainer import Trainer
 from lrtape.errors import ConfigError
+from lrtape.ranks import ALONE, Ranks
 
 SCHEDULED = ("scheduler", "optimizer", "param_groups")
 """The groups of the config that make the schedule."""
@@ -89,7 +90,7 @@ class Resumption:
         checked: DictConfig = OmegaConf.merge(merged, absolute)  # type: ignore[assignment]
         return merged, check(checked, Path.cwd())
 
-    def restore(self, trainer: Trainer, cfg: DictConfig) -> None:
+    def restore(self, trainer: Trainer, cfg: DictConfig, ranks: Ranks = ALONE) -> None:
         """Put a training where the checkpoint was written.
 
         Where scheduler, optimizer or param groups are configured in another way by now, the optimizer keeps its moments
@@ -99,10 +100,19 @@ class Resumption:
         Args:
             trainer: as built from `cfg`.
             cfg: the config to go on with, resolved.
+            ranks: of the training.
 
         Raises:
-            ConfigError: the checkpoint does not fit, or nothing is left to do.
+            ConfigError: the checkpoint does not fit, another number of processes has written it, or nothing is left to
+                do.
         """
+        rng = [self.checkpoint["rng"], *self.checkpoint.get(RNG_OF_OTHERS, [])]
+        if len(rng) != ranks.n_ranks:
+            raise ConfigError(
+                f"`trainer.resume` must name a checkpoint of a training of as many processes, but {len(rng)} have "
+                f"trained for {self.path}, and now there are {ranks.n_ranks}: a window of batches would be another "
+                f"one. Start {len(rng)}{' with torchrun' if len(rng) > 1 else ', without torchrun'}."
+            )
         parts, place = trainer.parts, Place.of(self.checkpoint)
         self._load("model", lambda: parts.model.load_state_dict(self.checkpoint["model"]))
         if self.checkpoint["scaler"]:
@@ -116,7 +126,7 @@ class Resumption:
         else:
             self._load_moments(parts.optimizer, cfg)
             parts.schedule.fast_forward(self._calls(parts.schedule, place))
-        trainer.go_on_from(place, self.checkpoint["rng"])
+        trainer.go_on_from(place, rng[ranks.rank])
         if not trainer.has_more():
             raise ConfigError(
                 f"`trainer.resume` must name a training that is not finished, but nothing is left to do after "

@@ -12,6 +12,7 @@ from lrtape.app.config import TrackingSettings
 from lrtape.app.sweep.child import current_child
 from lrtape.errors import TrackingError
 from lrtape.plan import Plan
+from lrtape.ranks import these_ranks
 from lrtape.tracking.no_run import NoRun
 from lrtape.tracking.sink import RefusedError
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri
@@ -50,6 +51,8 @@ def open_run(
         "lrtape.version": version("lrtape"),
         "lrtape.overrides": mask_credentials(" ".join(overrides)),
     }
+    if (n_ranks := these_ranks().n_ranks) > 1:
+        tags["lrtape.n_ranks"] = str(n_ranks)
     if plan is not None:
         tags |= {STEPS: str(plan.n_steps), STEPS_PER_EPOCH: str(plan.steps_per_epoch)}
     name, parent_run_id = settings.run_name, None

@@ -37,17 +37,17 @@ class Length(NamedTuple):
     steps: int
 
     @classmethod
-    def of(cls, data: Data, settings: TrainerSettings) -> "Length":
+    def of(cls, data: Data, settings: TrainerSettings, n_ranks: int = 1) -> "Length":
         """From the size of the data; ``max_steps`` decides where it is set, else ``epochs``."""
-        per_epoch = steps_per_epoch(data, settings)
+        per_epoch = steps_per_epoch(data, settings, n_ranks)
         if settings.max_steps is None:
             return cls(settings.epochs, settings.epochs * per_epoch)
         return cls(math.ceil(settings.max_steps / per_epoch), settings.max_steps)
 
 
-def steps_per_epoch(data: Data, settings: TrainerSettings) -> int:
-    """Optimizer steps of a whole epoch, the last one perhaps on fewer samples."""
-    n_batches = math.ceil(len(data.train) / settings.batch_size)  # type: ignore[arg-type]  # it is sized
+def steps_per_epoch(data: Data, settings: TrainerSettings, n_ranks: int = 1) -> int:
+    """Optimizer steps of a whole epoch, the last one perhaps on fewer samples; each rank has batches of its own."""
+    n_batches = math.ceil(len(data.train) / (settings.batch_size * n_ranks))  # type: ignore[arg-type]  # it is sized
     return math.ceil(n_batches / settings.accumulate_grad_batches)
 
 

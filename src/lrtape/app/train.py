@@ -1,18 +1,19 @@
 """One training, from a checked config to a tape."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lrtape.app.bookmark import Bookmark
 from lrtape.app.build import build_data, build_model, build_optimizer
 from lrtape.app.checkpoint import Checkpoints, refuse_unloadable
-from lrtape.app.config import Settings
+from lrtape.app.config import OFF, Settings
 from lrtape.app.console import Console
 from lrtape.app.init_from import init_model
 from lrtape.app.interrupts import Interrupts
@@ -28,23 +29,30 @@ from lrtape.app.sweep.objective import objective_of
 from lrtape.app.sweep.pruning import report_epochs
 from lrtape.app.trainer import TRAIN_LOSS, Trainer, metric_names, resolve_device
 from lrtape.app.watch import Watch
+from lrtape.app.world import World, open_world
 from lrtape.columns import Columns
-from lrtape.errors import TrainingDivergedError
+from lrtape.errors import ConfigError, RankKilledError, TrackingError, TrainingDivergedError
 from lrtape.keys import Keys
 from lrtape.plan import Plan
+from lrtape.ranks import Ranks, these_ranks
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.session import open_session
 from lrtape.tape import Group
+from lrtape.tracking.no_run import NoRun
 from lrtape.tracking.uri import mask_credentials
 
 if TYPE_CHECKING:
     from lrtape.session import Session
     from lrtape.tracking.mlflow_run import MlflowRun
-    from lrtape.tracking.no_run import NoRun
     from lrtape.tracking.planned_run import PlannedRun
 
     Run = MlflowRun | PlannedRun | NoRun
+
+CHECKPOINTS = "checkpoints"
+MAX_SEED = 2**32
+_REPEATS_S = 2.0
+"""See `Interrupts`: torchrun passes a signal on at once."""
 
 
 def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequence[str] = ()) -> float:
@@ -65,33 +73,56 @@ def train(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequ
     Raises:
         ConfigError: something in the config cannot be built, or there is nothing to resume.
         TrackingError: the tracking store cannot be reached.
+        RankFailedError: another process of the training has failed.
         TrainingDivergedError: see `Trainer.fit`; or the objective of a sweep's trial is not finite.
         StoppedOnFindingError: see `Watch.after_epoch`.
         PrunedError: see `report_epochs`.
         Interrupted: by a signal.
     """
     if settings.range is not None:
+        _refuse_several()
         return run_range(cfg, settings, output_dir, overrides)
-    with Interrupts() as interrupts:
-        resumption = Resumption.find(settings)
-        if resumption is not None:
-            cfg, settings = resumption.configure(cfg, settings, overrides)
-        return _train(cfg, settings, output_dir, overrides, resumption, interrupts)
+    with open_world(settings.trainer.device) as world, Interrupts(_REPEATS_S * (world.ranks.n_ranks > 1)) as interrupts:
+        world.listen(interrupts)
+        prepared = world.agree(lambda: _prepare(cfg, settings, output_dir, overrides, world))
+        return _train(prepared, output_dir, overrides, world, interrupts)
 
 
-def _train(
-    cfg: DictConfig,
-    settings: Settings,
-    output_dir: Path,
-    overrides: Sequence[str],
-    resumption: Resumption | None,
-    interrupts: Interrupts,
-) -> float:
+def _refuse_several() -> None:
+    if (n_ranks := these_ranks().n_ranks) > 1:
+        raise ConfigError(
+            f"an LR range test must be made by one process, but torchrun has started {n_ranks}. Start it without "
+            "torchrun, with the batch of all of them: trainer.batch_size times their number."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a training needs before there is a run. Its config is resolved; `portable` is for its checkpoints."""
+
+    cfg: DictConfig
+    settings: Settings
+    portable: dict[str, Any]
+    objective: str
+    trainer: Trainer
+    plan: Plan
+    watch: Watch
+    groups: Sequence[Group]
+    resumption: Resumption | None
+
+
+def _prepare(
+    cfg: DictConfig, settings: Settings, output_dir: Path, overrides: Sequence[str], world: World
+) -> _Prepared:
+    resumption = Resumption.find(settings)
+    if resumption is not None:
+        cfg, settings = resumption.configure(cfg, settings, overrides)
+    ranks = world.ranks
     seed_everything(settings.seed)
-    device = resolve_device(settings.trainer.device)
+    device = resolve_device(settings.trainer.device, ranks)
     data = build_data(cfg)
     objective = objective_of(settings.sweep.objective, metric_names(data))
-    length = Length.of(data, settings.trainer)
+    length = Length.of(data, settings.trainer, ranks.n_ranks)
     config = portable(cfg)  # shares of the run are still shares: a longer run keeps the shape of its schedule
     cfg = resolve_horizons(cfg, length)
     model = build_model(cfg, data)
@@ -100,45 +131,89 @@ def _train(
     model.to(device)
     optimizer = build_optimizer(cfg, model)
     schedule = build_schedule(cfg, optimizer)
-    trainer = Trainer(model, data, optimizer, schedule, settings.trainer, device, settings.seed)
-    make_plan = partial(plan_training, cfg, model, length, steps_per_epoch(data, settings.trainer))
+    trainer = Trainer(model, data, optimizer, schedule, settings.trainer, device, settings.seed, world)
+    make_plan = partial(plan_training, cfg, model, length, steps_per_epoch(data, settings.trainer, ranks.n_ranks))
     plan = make_plan()
     refuse_unloadable(schedule.scheduler)
     # Refuses groups of one name, before there is a run.
     groups = Recorder(optimizer, 0, Keys()).groups
-    folder = output_dir / "checkpoints"
+    if not ranks.records:
+        # All ranks begin with the same weights; what is drawn from here on, for dropout say, differs.
+        seed_everything((settings.seed + ranks.rank) % MAX_SEED)
     if resumption is not None:
-        resumption.restore(trainer, cfg)
-        resumption.keep_best(folder)
-    watch = _watch(plan, make_plan, trainer, settings)
+        resumption.restore(trainer, cfg, ranks)
+        if ranks.records:
+            resumption.keep_best(output_dir / CHECKPOINTS)
+    watch = _watch(plan, make_plan, trainer, settings, ranks)
     watch.before()
+    return _Prepared(cfg, settings, config, objective, trainer, plan, watch, groups, resumption)
+
+
+def _train(
+    prepared: _Prepared, output_dir: Path, overrides: Sequence[str], world: World, interrupts: Interrupts
+) -> float:
+    settings, trainer, watch, objective = prepared.settings, prepared.trainer, prepared.watch, prepared.objective
+    resumption, groups = prepared.resumption, prepared.groups
     if resumption is not None:
         print(f"Resumed at step {resumption.first_step} from {resumption.path}", flush=True)  # noqa: T201 - a command
-    with _open_run(cfg, settings, overrides, resumption, plan) as run:
-        run.log_text(mask_credentials(OmegaConf.to_yaml(config_of(cfg))), _config_path(resumption))
+    with contextlib.ExitStack() as opened:
+        run = world.agree(lambda: _entered(opened, _open_run(prepared, overrides, world.ranks)))
+        run.log_text(mask_credentials(OmegaConf.to_yaml(config_of(prepared.cfg))), _config_path(resumption))
         watch.begin(run)
+        (run_id, *_) = world.gather(run.run_id)
         bookmark = Bookmark(Path(settings.tracking.folder), settings.tracking.experiment)
         checkpoints = Checkpoints(
-            folder, run.run_id, trainer.parts, config, length, bookmark if settings.tracking.enabled else None
+            output_dir / CHECKPOINTS,
+            run.run_id,
+            trainer.parts,
+            prepared.portable,
+            trainer.length,
+            bookmark if settings.tracking.enabled else None,
+            world,
         )
-        with _open_session(run, settings, resumption, groups, watch.columns) as session:
-            session.add(optimizer, first_step=trainer.place.next_step)
+        with contextlib.ExitStack() as recorded:
+            session = world.agree(
+                lambda: recorded.enter_context(_open_session(run, settings, resumption, groups, watch.columns))
+            )
+            session.add(trainer.optimizer, first_step=trainer.place.next_step)
             try:
                 names = [group.name for group in groups]
-                with Console(settings.trainer, names, *length, trainer.place.next_step) as console:
+                with Console(settings.trainer, names, *trainer.length, trainer.place.next_step) as console:
                     after_epoch = report_epochs(
                         lambda: watch.after_epoch(trainer.skipped_steps, trainer.never_updated(session)),
                         *(trainer, run, objective),
                     )
-                    metrics = trainer.fit(session, console, checkpoints, interrupts, after_epoch)
+                    metrics = trainer.fit(
+                        *(session, console, checkpoints, interrupts),
+                        lambda metrics: world.agree(lambda: after_epoch(metrics)),
+                    )
                 if current_child.get() is not None:  # before its shipper can end the run
                     _conclude_trial(run, objective, metrics[objective])
+            except RankKilledError as error:
+                _tell_of_rank_0(error, world.ranks, settings, run_id)
+                raise
             finally:
                 watch.conclude(run, session, trainer.skipped_steps, trainer.never_updated(session))
             run.log_artifact(checkpoints.last, "checkpoints")
     if current_child.get() is None:  # in a sweep, its driver says so once
         print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics[objective]
+
+
+def _entered(stack: contextlib.ExitStack, run: "Run") -> "Run":
+    stack.enter_context(run)
+    return run
+
+
+def _tell_of_rank_0(error: RankKilledError, ranks: Ranks, settings: Settings, run_id: str) -> None:
+    """Of a run whose rank 0 was killed, its shipper sets the status; the first rank that is left says why."""
+    first_alive = min({*range(ranks.n_ranks)} - {*error.ranks})
+    if 0 in error.ranks and ranks.rank == first_alive and run_id and settings.tracking.uri:
+        from lrtape.tracking.mlflow_run import ERROR, MlflowRun  # late: mlflow takes a second to import
+
+        with contextlib.suppress(TrackingError):
+            run = MlflowRun.join(run_id, settings.tracking.uri)
+            run.set_tags({ERROR: f"{type(error).__name__}: {error}"})
 
 
 def _conclude_trial(run: "Run", name: str, objective: float) -> None:
@@ -151,15 +226,18 @@ def _conclude_trial(run: "Run", name: str, objective: float) -> None:
         )
 
 
-def _open_run(
-    cfg: DictConfig, settings: Settings, overrides: Sequence[str], resumption: Resumption | None, plan: Plan
-) -> "Run":
+def _open_run(prepared: _Prepared, overrides: Sequence[str], ranks: Ranks) -> "Run":
+    settings, resumption = prepared.settings, prepared.resumption
+    if not ranks.records:
+        return NoRun()
     if resumption is not None and resumption.run_id and settings.tracking.enabled:
         return reopen_run(settings.tracking, resumption.run_id)
-    return open_run(settings.tracking, cfg, overrides, plan)
+    return open_run(settings.tracking, prepared.cfg, overrides, prepared.plan)
 
 
-def _watch(plan: Plan, make_plan: Callable[..., Plan], trainer: Trainer, settings: Settings) -> Watch:
+def _watch(plan: Plan, make_plan: Callable[..., Plan], trainer: Trainer, settings: Settings, ranks: Ranks) -> Watch:
+    if not ranks.records:
+        return Watch(plan, OFF)
     place, monitor = trainer.place, trainer.schedule.monitor
     if place.first_step != place.epoch * (plan.steps_per_epoch or 0) and (plan.interval == "epoch" or plan.thaws):
         # Before it was resumed, steps were skipped: what was planned for an epoch comes earlier.

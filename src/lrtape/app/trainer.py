@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from lrtape.app.batches import Batch, Windows, load_batches
+from lrtape.app.batches import Window, Windows, load_batches, share_of
 from lrtape.app.checkpoint import Checkpoints, Parts, Place
 from lrtape.app.config import TrainerSettings
 from lrtape.app.console import Console
@@ -20,8 +21,10 @@ from lrtape.app.interrupts import Interrupted, Interrupts
 from lrtape.app.randomness import restore_random_states
 from lrtape.app.schedule import Length, Schedule
 from lrtape.app.updates import Updates
+from lrtape.app.world import World
 from lrtape.errors import ConfigError, TrainingDivergedError
 from lrtape.groups import FROZEN, moving_lrs, thaw
+from lrtape.ranks import ALONE, Ranks
 from lrtape.session import Session
 
 TRAIN_LOSS = "train/loss"
@@ -29,11 +32,11 @@ TRAIN_LOSS = "train/loss"
 AfterEpoch = Callable[[Mapping[str, float]], None]
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device called `name`; ``auto`` is CUDA where there is one.
+def resolve_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device called `name`; ``auto`` is CUDA where there is one. Each of several processes has a GPU of its own.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none.
+        ConfigError: CUDA is asked for and there is none, or fewer GPUs than processes.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -42,6 +45,15 @@ def resolve_device(name: str) -> torch.device:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks.n_ranks > 1:
+        local_rank, n_gpus = int(os.environ.get("LOCAL_RANK", ranks.rank)), torch.cuda.device_count()
+        if local_rank >= n_gpus:
+            raise ConfigError(
+                f"`torchrun --nproc-per-node` must be at most the number of GPUs, {n_gpus}, but this is process "
+                f"{local_rank} of this machine, counted from 0. Start fewer, or use trainer.device=cpu."
+            )
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
     return torch.device(name)
 
 
@@ -62,6 +74,7 @@ class Trainer:
         settings: everything else.
         device: where the batches go.
         seed: of the order of the batches.
+        world: the processes that train together.
 
     Attributes:
         place: where the training is.
@@ -78,16 +91,21 @@ class Trainer:
         settings: TrainerSettings,
         device: torch.device,
         seed: int,
+        world: World | None = None,
     ) -> None:
+        self._world = world or World()
+        ranks = self._world.ranks
         self.model = model
         self.data = data
         self.optimizer = optimizer
         self.schedule = schedule
         self.settings = settings
         self.device = device
-        self.length = Length.of(data, settings)
+        self.length = Length.of(data, settings, ranks.n_ranks)
         self.scaler = GradScaler(device.type, enabled=settings.precision == "16")
-        self._evaluation = Evaluation(model, data, device, settings.precision)
+        self._evaluation = Evaluation(model, data, device, settings.precision, self._world)
+        self._wrapped = model
+        self._n_trained = -1
         self.parts = Parts(model, optimizer, schedule, self.scaler)
         # LBFGS alone, in torch: it evaluates the model as often as it likes.
         closure = inspect.signature(optimizer.step).parameters.get("closure")
@@ -97,8 +115,10 @@ class Trainer:
                 f"`trainer.precision` must be 32 or bf16 for {type(optimizer).__name__}, which evaluates the model "
                 "within its step, but is 16 instead."
             )
-        self._windows = Windows(data.train, settings, device, seed)
-        self._val_batches = load_batches(data.val, settings, device) if data.val is not None else None
+        self._windows = Windows(data.train, settings, device, seed, ranks)
+        self._val_batches = None
+        if data.val is not None:
+            self._val_batches = load_batches(share_of(data.val, ranks), settings, device)
         self.skipped_steps = 0
         schedule.check_monitor(metric_names(data))
         self.place = Place(order=self._windows.order(), used_lrs=self._lrs())
@@ -155,12 +175,14 @@ class Trainer:
         Raises:
             TrainingDivergedError: a loss was not finite, and ``stop_on_nonfinite`` is set.
             Interrupted: by a signal, after a step; the last checkpoint is written.
+            RankFailedError: another process of the training has failed.
         """
+        self._world.listen(interrupts)
         metrics: dict[str, float] = {}
         try:
-            with interrupts.held():
+            with interrupts.held(), self._world.watching():
                 while self.has_more():
-                    metrics = self._epoch(session, console, checkpoints, interrupts)
+                    metrics = self._epoch(session, console, checkpoints)
                     after_epoch(metrics)
         except Interrupted as interruption:
             checkpoints.save(checkpoints.last, self.place, self._owed_lrs())
@@ -168,15 +190,13 @@ class Trainer:
             raise
         return metrics
 
-    def _epoch(
-        self, session: Session, console: Console, checkpoints: Checkpoints, interrupts: Interrupts
-    ) -> dict[str, float]:
+    def _epoch(self, session: Session, console: Console, checkpoints: Checkpoints) -> dict[str, float]:
         """Train for one epoch, or for what is left of it, and validate; returns the metrics."""
         place = self.place
-        metrics = {TRAIN_LOSS: self._train_epoch(session, console, interrupts)}
+        metrics = {TRAIN_LOSS: self._train_epoch(session, console)}
         stepped = place.next_step > place.first_step  # not, where every step of the epoch overflowed
         if self._val_batches is not None and self._is_due(place.epoch):
-            metrics |= self._evaluation.validate(self._val_batches, interrupts)
+            metrics |= self._evaluation.validate(self._val_batches)
             if stepped:
                 for name in metrics.keys() - {TRAIN_LOSS}:
                     session.log(name, metrics[name], place.next_step - 1)
@@ -209,10 +229,11 @@ class Trainer:
             for window in self._windows.begin(self._windows.order()):
                 yield self._step(window)
 
-    def _train_epoch(self, session: Session, console: Console, interrupts: Interrupts) -> float:
+    def _train_epoch(self, session: Session, console: Console) -> float:
         """Make the optimizer steps of one epoch; returns the mean of their losses."""
         place = self.place
         thaw(self.optimizer.param_groups, place.epoch)
+        self._wrap()
         if not place.losses:
             self._log_frozen(session)
         self.model.train()
@@ -244,7 +265,7 @@ class Trainer:
                 self.schedule.after_step()
                 shown = moving_lrs(self.optimizer.param_groups)
                 console.step(place.epoch, step, self._moving(place.used_lrs), shown, loss)
-            interrupts.check()
+            self._world.check()
         return sum(place.losses) / len(place.losses)
 
     def _log_frozen(self, session: Session) -> None:
@@ -253,7 +274,14 @@ class Trainer:
             if FROZEN in group:
                 session.log(f"frozen/{group['name']}", float(group[FROZEN]), self.place.next_step)
 
-    def _step(self, window: list[Batch]) -> float:
+    def _wrap(self) -> None:
+        """See that the gradients of all parameters that are trained by now are those of all ranks."""
+        n_trained = sum(parameter.requires_grad for parameter in self.model.parameters())
+        if n_trained != self._n_trained:  # some may have been thawed
+            self._wrapped = self._world.wrap(self.model)
+            self._n_trained = n_trained
+
+    def _step(self, window: Window) -> float:
         """One optimizer step on the mean loss over all samples of a window of batches; returns that loss."""
         losses: list[Tensor] = []
 
@@ -269,19 +297,19 @@ class Trainer:
             self.scaler.update()
         return losses[0].item()
 
-    def _evaluate(self, window: list[Batch]) -> Tensor:
+    def _evaluate(self, window: Window) -> Tensor:
         """The mean loss over all samples of a window of batches; leaves its gradients with the parameters."""
         self.optimizer.zero_grad()
-        n_samples = sum(len(targets) for _, targets in window)
         loss = torch.zeros((), device=self.device)
-        for inputs, targets in window:
-            part = self._evaluation.loss(inputs, targets)[0] * (len(targets) / n_samples)
-            self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch 2.13
+        for index, ((inputs, targets), weight) in enumerate(zip(*window, strict=True), start=1):
+            with self._world.accumulating(self._wrapped, is_last=index == len(window.batches)):
+                part = self._evaluation.loss(inputs, targets, self._wrapped)[0] * weight
+                self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]  # torch 2.13
             loss += part.detach()
         if self.settings.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
-        return loss
+        return self._world.mean(loss)
 
     def _mark_step(self, optimizer: Optimizer, *_: object) -> None:
         # A fused optimizer is called all the same, and has been told not to update. It is waited for, as GradScaler

@@ -321,5 +321,7 @@ class MlflowRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, PrunedError) and self.is_owned:
-            self.set_tags({ERROR: mask_credentials(f"{type(error).__name__}: {error}")[:MAX_ERROR_CHARACTERS]})
+            notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+            text = f"{type(error).__name__}: {error}{notes}"
+            self.set_tags({ERROR: mask_credentials(text)[:MAX_ERROR_CHARACTERS]})
         self.finish(Status.after(error))

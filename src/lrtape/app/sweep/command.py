@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lrtape.app.main import EXIT_REFUSED
+from lrtape.app.exit_codes import EXIT_REFUSED
 from lrtape.app.main import main as run
 from lrtape.app.sweep.record import SweepRecord
 from lrtape.errors import ConfigError
