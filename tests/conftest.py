@@ -68,34 +68,17 @@ def start_process(tmp_path: Path) -> Iterator["Callable[..., subprocess.Popen[st
 
 
 @pytest.fixture
-def record() -> "Record":
-    """Records an optimizer with the real recorder, in memory; what it returns gives the tape so far."""
-    from lrtape.keys import Keys
-    from lrtape.recorder import Recorder
-    from lrtape.tape import GroupLayout, Point, Tape
-    from lrtape.tape import Record as StepRecord
+def record() -> Iterator["Record"]:
+    """Records an optimizer in memory until the test ends; what it returns gives the tape so far."""
+    from lrtape import testing
 
-    def start(optimizer: "Optimizer") -> "Callable[[], Tape]":
-        points: list[Point] = []
-        keys: list[str] = []
+    with contextlib.ExitStack() as stack:
 
-        class Memory:
-            def write(self, frame: object) -> bool:
-                if isinstance(frame, GroupLayout):
-                    keys[:] = [group.key for group in frame.groups]
-                elif isinstance(frame, StepRecord):
-                    points.extend(
-                        Point(key, frame.step, frame.time_ms, lr) for key, lr in zip(keys, frame.lrs, strict=True)
-                    )
-                return True
+        def start(optimizer: "Optimizer") -> "Callable[[], Tape]":
+            tape = stack.enter_context(testing.record(optimizer))
+            return lambda: tape
 
-            def tend(self) -> None:
-                pass
-
-        Recorder(optimizer, 0, Keys()).start(Memory())
-        return lambda: Tape(points)
-
-    return start
+        yield start
 
 
 @pytest.fixture(autouse=True)

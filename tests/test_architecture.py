@@ -27,6 +27,8 @@ LAYERS = [
         "schedules",
         "reasons",
         "snapshot",
+        "effective_lr",
+        "golden",
         "noise",
         "standing",
     ],
@@ -42,13 +44,15 @@ LAYERS = [
         "optimizers",
         "range_curve",
         "leaderboard",
+        "beside",
     ],
-    ["outbox", "shipper", "simulation", "range_plot", "report"],
+    ["outbox", "beside_recorder", "shipper", "simulation", "range_plot", "report"],
     ["delivery", "replay", "agreement"],
     ["companion", "destination"],
     ["session", "recover", "range_test"],
     ["open_sessions", "tapes_of_thread"],
     ["attaching", "autologging"],
+    ["testing"],
     ["app"],
     ["cli", "adapters"],
 ]
@@ -132,6 +136,11 @@ def loaded_by(statement: str) -> set[str]:
 def test_importing_lrtape_is_light() -> None:
     """`import lrtape` loads none of torch, mlflow and hydra."""
     assert loaded_by("import lrtape") == set()
+
+
+def test_importing_what_tests_need_is_light() -> None:
+    """`import lrtape.testing` loads none of them: a test that compares two tapes needs no torch."""
+    assert loaded_by("import lrtape.testing") == set()
 
 
 def test_recording_without_a_run_needs_no_mlflow() -> None:

@@ -99,7 +99,7 @@ class Arrivals:
         self._waiting: deque[tuple[Arrival, Callable[[list[float]], None]]] = deque()
 
     def __len__(self) -> int:
-        """How many have not arrived, or were not looked at since."""
+        """How much has not arrived, or was not looked at since."""
         return len(self._waiting)
 
     def expect(self, arrival: Arrival, then: Callable[[list[float]], None]) -> None:
@@ -134,6 +134,7 @@ class LateStep:
         groups: of the lrs.
         time_ms: Unix time in milliseconds when the step had run.
         changed: index of an lr that is another one since; ``None`` if all are the same.
+        beside: what else is known of this step, for who has put it here.
     """
 
     arrival: Arrival
@@ -143,6 +144,7 @@ class LateStep:
     groups: tuple[Group, ...] = ()
     time_ms: int = 0
     changed: int | None = None
+    beside: Any = None
 
 
 class LateSteps:
@@ -159,7 +161,7 @@ class LateSteps:
         self._arrived = arrived
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many steps wait."""
         return len(self._arrivals)
 
     def begin(self, lrs: list[Any], found_inf: Any, least: int = 0) -> LateStep:

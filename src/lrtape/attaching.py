@@ -5,7 +5,7 @@ Not ``attach.py``: a module of that name would hide the function, for whoever im
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
+from lrtape.beside import EVERY_N_STEPS, Beside
+from lrtape.beside_recorder import recorder_class
 from lrtape.destination import (
     Destination,
     check_compared,
@@ -28,7 +30,6 @@ from lrtape.keys import Keys, group_names, optimizer_names
 from lrtape.lines import format_lrs
 from lrtape.open_sessions import OPEN_SESSIONS, Attached
 from lrtape.ranks import these_ranks
-from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session
 from lrtape.step_hooks import has_hooks, innermost
@@ -52,6 +53,8 @@ def attach(
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
     first_step: int | Sequence[int] = 0,
+    also: Iterable[str] = (),
+    also_every_n_steps: int = EVERY_N_STEPS,
     compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> Session:
     """Record the lr that every step of these optimizers uses, for every param group, until the session is closed.
@@ -90,6 +93,10 @@ def attach(
         first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
             how many steps it had made. Give the id of the old run as `run`, and its curves go on. A list has one for
             each optimizer, as `Session.next_steps` has.
+        also: what is recorded beside the lr, for every param group: ``momentum`` (and betas), ``weight_decay``,
+            ``grad_norm``, ``update_ratio``, ``effective_lr``; see ``docs/beside_the_lr.md``. For ``update_ratio`` a
+            copy of all weights that move is held while such a step runs.
+        also_every_n_steps: at each step whose index is a multiple of this.
         compare_ranks_every_n_steps: how often the ranks are compared, if there are several; ``None`` for never. A
             difference is a finding on rank 0, ``ranks-differ``.
 
@@ -104,6 +111,7 @@ def attach(
     check_fsync(fsync_every_s)
     check_compared(compare_ranks_every_n_steps)
     first_steps = _first_steps(first_step, len(optimizers))
+    beside = Beside.of(also, also_every_n_steps)
     if not these_ranks().records:
         run = None
     asked = {
@@ -116,6 +124,7 @@ def attach(
         "fsync_every_s": fsync_every_s,
         "close_timeout_s": close_timeout_s,
         "first_step": first_steps,
+        "also": beside,
         "compare_ranks_every_n_steps": compare_ranks_every_n_steps,
     }
     if (already := _already_open(optimizers, run, asked)) is not None:
@@ -125,7 +134,9 @@ def attach(
     param_paths = _param_paths(model)
     keys = Keys()
     for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
-        Recorder(optimizer, position, keys, name, param_paths)  # refuses what is wrong before there is a run
+        recorder_class(beside)(
+            optimizer, position, keys, name, param_paths
+        )  # refuses what is wrong before there is a run
 
     def open_run(joined: "Run") -> Destination:
         try:
@@ -141,9 +152,9 @@ def attach(
         )
 
     if run == ACTIVE_RUN:
-        session = _on_active_run(open_run, folder, close_timeout_s)
+        session = _on_active_run(open_run, folder, close_timeout_s, beside)
     else:
-        session = Session(open_run(join(run)), close_timeout_s)
+        session = Session(open_run(join(run)), close_timeout_s, beside=beside)
     try:
         for optimizer, name, step in zip(optimizers, names, first_steps, strict=True):
             session.add(optimizer, name, param_paths, first_step=step)
@@ -157,7 +168,9 @@ def attach(
     return session
 
 
-def _on_active_run(open_run: "Callable[[Run], Destination]", folder: str | Path, close_timeout_s: float) -> Session:
+def _on_active_run(
+    open_run: "Callable[[Run], Destination]", folder: str | Path, close_timeout_s: float, beside: Beside
+) -> Session:
     """A session on the run that is active now, or else on the one that is when the first step is recorded."""
     from lrtape.tracking.active_runs import active_run_id, join_or_start, require_store, unseen  # late: imports mlflow
 
@@ -168,11 +181,11 @@ def _on_active_run(open_run: "Callable[[Run], Destination]", folder: str | Path,
             return open_run(join_or_start(thread))
 
     if active_run_id() is not None:
-        return Session(open_active(), close_timeout_s)
+        return Session(open_active(), close_timeout_s, beside=beside)
     check_folder(folder)
     with unseen():
         require_store()
-    return Session(open_active, close_timeout_s)
+    return Session(open_active, close_timeout_s, beside=beside)
 
 
 def _check(optimizers: Sequence[Optimizer], names: Sequence[str] | None, model: Module | None) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
+from lrtape.beside import EVERY_N_STEPS, Beside
 from lrtape.destination import check_compared, check_fsync, check_interval
 from lrtape.errors import ConfigError
 from lrtape.keys import optimizer_name
@@ -44,6 +45,8 @@ def autolog(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
+    also: Iterable[str] = (),
+    also_every_n_steps: int = EVERY_N_STEPS,
     compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
 ) -> None:
     """Record every step of every optimizer of this process, whenever it is made, into the active MLflow run.
@@ -69,6 +72,8 @@ def autolog(
         keep_spool: see `attach`.
         fsync_every_s: see `attach`.
         close_timeout_s: see `attach`.
+        also: see `attach`.
+        also_every_n_steps: see `attach`.
         compare_ranks_every_n_steps: see `attach`. Where another run becomes active on rank 0, the ranks are compared no
             longer, for the others do not know that.
 
@@ -83,6 +88,7 @@ def autolog(
         return
     check_interval(print_every_n_steps)
     check_fsync(fsync_every_s)
+    beside = Beside.of(also, also_every_n_steps)
     check_compared(compare_ranks_every_n_steps)
     if _autolog is not None:
         if _autolog.is_on:
@@ -93,6 +99,7 @@ def autolog(
         session = open_session(
             *(run, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s),
             shows_progress=False,
+            beside=beside,
             compare_ranks_every_n_steps=compare_ranks_every_n_steps,
         )
         OPEN_SESSIONS.autolog(session)

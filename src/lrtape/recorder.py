@@ -135,10 +135,11 @@ class Recorder:
         devices: Devices = CUDA,
     ) -> None:
         for position, param_group in enumerate(optimizer.param_groups):
-            if not isinstance(param_group.get("lr"), SupportsFloat):
+            if not isinstance(param_group.get("lr"), SupportsFloat) and not self._makes_own_lr(param_group):
                 raise ConfigError(
                     f"the lr of param group {position} of {type(optimizer).__name__} must be a number, but is "
-                    f"{param_group.get('lr')!r} instead. lrtape records the 'lr' of each param group."
+                    f"{param_group.get('lr')!r} instead. lrtape records the 'lr' of each param group; of an Adafactor "
+                    "that makes its own, attach(optimizer, also=['effective_lr'], also_every_n_steps=1) does."
                 )
         self.steps = first_step
         self._resumes = first_step > 0
@@ -369,13 +370,17 @@ class Recorder:
 
     def _leave_out_frozen(self) -> None:
         self._frozen = [group.get(FROZEN) for group in self._flagged]
-        moves = [not group.get(FROZEN) for group in self._param_groups]
+        moves = [not group.get(FROZEN) and not self._makes_own_lr(group) for group in self._param_groups]
         self._moving = list(compress(self._param_groups, moves))
         self.moving_groups = tuple(compress(self.groups, moves))
         # Looked at here, and not in every step: an lr that becomes a tensor later is right too, but is waited for.
         values = (value for group in self._param_groups for value in (group["lr"], *group["params"]))
         self._is_on_device = any(map(self._late.devices.holds, values))
         self._see_what_is_plain()
+
+    def _makes_own_lr(self, param_group: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Whether the ``lr`` of a param group is not used, and something else is recorded."""
+        return False
 
     def _see_what_is_plain(self) -> None:
         # A fused optimizer may be told not to update, by GradScaler or by somebody else's scaler.

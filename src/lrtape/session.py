@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.arrivals import CUDA, Arrivals, Devices, is_capturing
+from lrtape.beside import Beside
+from lrtape.beside_recorder import recorder_class
 from lrtape.columns import Columns
 from lrtape.destination import Destination, open_destination
 from lrtape.keys import Keys, legal_key
@@ -51,6 +53,7 @@ class Session:
         close_timeout_s: how long `close` waits.
         shows_progress: whether `close` shows how far it is, on a terminal, when it takes long.
         devices: what is not to be waited for.
+        beside: what is recorded beside the lr.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Session:
         close_timeout_s: float = CLOSE_TIMEOUT_S,
         shows_progress: bool = True,
         devices: Devices = CUDA,
+        beside: Beside = Beside(),  # noqa: B008 - frozen
     ) -> None:
         self._close_timeout_s = close_timeout_s
         self._shows_progress = shows_progress
@@ -66,6 +70,7 @@ class Session:
         self._recorder_of: dict[int, Recorder] = {}
         """Of those that are recorded now, by the id of the optimizer; look whether it is still the same one."""
         self._devices = devices
+        self._recorder_class = recorder_class(beside)
         self._arrivals = Arrivals()
         self._status: Status | None = None
         self._closed = False
@@ -152,7 +157,7 @@ class Session:
         """
         recorder = next((recorder for recorder in self._recorders if recorder.optimizer is optimizer), None)
         if recorder is None:
-            recorder = Recorder(
+            recorder = self._recorder_class(
                 optimizer, len(self._recorders), self._keys, name, param_paths, numbered, first_step, self._devices
             )
             self._recorders.append(recorder)
@@ -387,9 +392,10 @@ def open_session(
     shows_progress: bool = True,
     columns: Columns | None = None,
     compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
+    beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> Session:
     """A session that records nothing yet; see `open_destination` and `Session` for its arguments and errors."""
     destination = open_destination(
         *(run, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, columns, compare_ranks_every_n_steps)
     )
-    return Session(destination, close_timeout_s, shows_progress)
+    return Session(destination, close_timeout_s, shows_progress, beside=beside)
