@@ -140,7 +140,7 @@ def test_two_sessions_in_one_run_never_mix(store: str) -> None:
             critic = sgd(0.3)
             with lrtape.attach(critic, names=["critic"]):
                 critic.step()
-        with pytest.raises(ConfigError, match="share the metric 'lr/g0'"):
+        with pytest.raises(ConfigError, match="has a curve 'lr/g0' already"):
             lrtape.attach(sgd(0.4))
 
     assert dict(read_run(run.info.run_id, store)).keys() == {"lr/critic/g0"}

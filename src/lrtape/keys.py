@@ -125,6 +125,12 @@ class Keys:
             ConfigError: the key is taken.
         """
         group = Group(name, _key(name, optimizer_name))
+        if group.key in self._released:
+            raise ConfigError(
+                f"a run must be recorded into once, but this one has a curve {group.key!r} already, of a training that "
+                "is over. Start another run; or give the optimizer a name of its own, names=['finetuning']; or go on "
+                "with that curve: first_step=, how many steps it has."
+            )
         if group.key in self._reserved:
             raise ConfigError(
                 f"the names of param groups must differ, but two of them share the metric {group.key!r} instead. "

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from lrtape.errors import ConfigError
 from lrtape.tape import Tape
 from lrtape.tracking.history import read_run
 from noting import NotingSGD
@@ -229,6 +230,24 @@ def test_an_lr_set_in_training_step_without_a_logger(store: str, recwarn: pytest
     assert list(tape["lr/head"].values) == [0.1 * 0.5**step for step in range(5)]
     assert run.info.status == "KILLED"
     assert [warning.message for warning in recwarn if "lr/" in str(warning.message)] == []
+
+
+def test_a_second_training_in_one_run_has_a_name_of_its_own(store: str) -> None:
+    """Without one it is refused before its first step; so no curve has two trainings in it."""
+    mlflow.set_tracking_uri(store)
+    with mlflow.start_run() as run:
+        trainer(False, LRTape(), max_steps=2).fit(Net(), data())
+        with pytest.raises(ConfigError, match=r"has a curve 'lr/backbone' already.*Start another run.*names="):
+            trainer(False, LRTape(), max_steps=2).fit(Net(), data())
+        trainer(False, LRTape(names=["again"]), max_steps=3).fit(Net(), data())
+
+    tape = read_run(run.info.run_id, store)
+    assert {key: len(series) for key, series in tape.lr.items()} == {
+        "lr/backbone": 2,
+        "lr/head": 2,
+        "lr/again/backbone": 3,
+        "lr/again/head": 3,
+    }
 
 
 class NoOptimizer(Net):

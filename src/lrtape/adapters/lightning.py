@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.nn import Module
 from torch.optim import LBFGS, Optimizer
 
 from lrtape import Session, attach
@@ -37,6 +36,7 @@ class LRTape(Callback):
     than with `lrtape.attach` alone.
 
     Args:
+        names: one for each optimizer, instead of those above; for a second training in the same run, say.
         print_every_n_steps: see `lrtape.attach`, as all that follow.
         folder: see there.
         keep_spool: see there.
@@ -47,12 +47,14 @@ class LRTape(Callback):
     def __init__(
         self,
         *,
+        names: Sequence[str] | None = None,
         print_every_n_steps: int | None = None,
         folder: str | Path = FOLDER,
         keep_spool: bool = False,
         fsync_every_s: float | None = None,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
+        self._names = names
         self._print_every_n_steps = print_every_n_steps
         self._folder = folder
         self._keep_spool = keep_spool
@@ -78,7 +80,7 @@ class LRTape(Callback):
         self._saved_steps = []
         self._session = attach(
             *optimizers,
-            names=optimizer_names(pl_module, optimizers),
+            names=self._names,
             model=pl_module,
             run=_run_of(trainer.loggers) if trainer.is_global_zero else None,  # its loggers have a run on rank 0 alone
             print_every_n_steps=self._print_every_n_steps,
@@ -118,23 +120,6 @@ class LRTape(Callback):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on counting where the checkpoint was written."""
         self._saved_steps = list(state_dict["next_steps"])
-
-
-def optimizer_names(module: Module, optimizers: Sequence[Optimizer]) -> list[str] | None:
-    """The names of several optimizers in their metric keys; ``None`` for those that `lrtape.attach` gives.
-
-    Args:
-        module: the names of its attributes are taken, where an optimizer is one.
-        optimizers: in Lightning's order.
-    """
-    attributes = {id(value): name for name, value in vars(module).items()}
-    known = [attributes.get(id(optimizer), "") for optimizer in optimizers]
-    if len(optimizers) == 1 or not any(known):
-        return None
-    return [
-        name or f"{type(optimizer).__name__.lower()}_{position}"
-        for position, (name, optimizer) in enumerate(zip(known, optimizers, strict=True))
-    ]
 
 
 def _run_of(loggers: Sequence[Any]) -> MlflowRun | str:

@@ -36,6 +36,7 @@ class LRTapeCallback(TrainerCallback):
     than with `lrtape.attach` alone.
 
     Args:
+        name: the optimizer's part of its keys, ``lr/<name>/<group>``; for a second training in the same run, say.
         print_every_n_steps: see `lrtape.attach`, as all that follow.
         folder: see there.
         keep_spool: see there.
@@ -49,12 +50,14 @@ class LRTapeCallback(TrainerCallback):
     def __init__(
         self,
         *,
+        name: str | None = None,
         print_every_n_steps: int | None = None,
         folder: str | Path = FOLDER,
         keep_spool: bool = False,
         fsync_every_s: float | None = None,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
+        self._name = name
         self._print_every_n_steps = print_every_n_steps
         self._folder = folder
         self._keep_spool = keep_spool
@@ -105,6 +108,7 @@ class LRTapeCallback(TrainerCallback):
     def _open(self, optimizer: Optimizer, model: Module, first_step: int) -> Session:
         session = attach(
             optimizer,
+            names=None if self._name is None else [self._name],
             model=model,
             print_every_n_steps=self._print_every_n_steps,
             folder=self._folder,

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, SupportsFloat
 
 from tqdm import tqdm
 
@@ -39,13 +39,13 @@ class Console:
         show = sys.stderr.isatty() if settings.progress_bar is None else settings.progress_bar
         self._bar = tqdm(total=n_steps, initial=first_step, unit="step", disable=not show, dynamic_ncols=True)
 
-    def step(self, epoch: int, step: int, lrs: Lrs, next_lrs: Lrs, loss: float) -> None:
-        """Show one step; epoch and step are counted from 0."""
-        self._bar.update()
-        if not self._bar.disable:
-            self._bar.set_postfix_str(f"loss {loss:.4g}  {format_lrs(self._names, lrs)}", refresh=False)
+    def step(self, epoch: int, step: int, lrs: Lrs, next_lrs: Lrs, loss: SupportsFloat) -> None:
+        """Show one step; epoch and step are counted from 0. A loss on a GPU is waited for where it is shown."""
+        is_drawn = self._bar.update()
+        if is_drawn:
+            self._bar.set_postfix_str(f"loss {float(loss):.4g}  {format_lrs(self._names, lrs)}", refresh=False)
         if self._every_n_steps is not None and step % self._every_n_steps == 0:
-            self._line(epoch, step, lrs, next_lrs, {"train/loss": loss})
+            self._line(epoch, step, lrs, next_lrs, {"train/loss": float(loss)})
 
     def epoch(self, epoch: int, step: int, lrs: Lrs, next_lrs: Lrs, metrics: Mapping[str, float]) -> None:
         """Show the end of an epoch and its last step; both are counted from 0."""

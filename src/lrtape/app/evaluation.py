@@ -40,8 +40,8 @@ class Evaluation:
     def loss(self, inputs: Tensor, targets: Tensor, wrapped: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and the outputs; by what wraps the model, to train it."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
-            outputs = (wrapped or self._model)(inputs.to(self._device))
-            return self._data.loss(outputs, targets.to(self._device)), outputs
+            outputs = (wrapped or self._model)(inputs.to(self._device, non_blocking=True))
+            return self._data.loss(outputs, targets.to(self._device, non_blocking=True)), outputs
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:

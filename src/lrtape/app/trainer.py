@@ -4,6 +4,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from lrtape.app.randomness import restore_random_states
 from lrtape.app.schedule import Length, Schedule
 from lrtape.app.updates import Updates
 from lrtape.app.world import World
+from lrtape.arrivals import CUDA, Arrivals
 from lrtape.errors import ConfigError, TrainingDivergedError
 from lrtape.groups import FROZEN, moving_lrs, thaw
 from lrtape.ranks import ALONE, Ranks
@@ -227,11 +229,15 @@ class Trainer:
         self.model.train()
         while True:
             for window in self._windows.begin(self._windows.order()):
-                yield self._step(window)
+                yield self._step(window).item()
 
     def _train_epoch(self, session: Session, console: Console) -> float:
-        """Make the optimizer steps of one epoch; returns the mean of their losses."""
+        """Make the optimizer steps of one epoch; returns the mean of their losses.
+
+        Waits for no loss that is on a GPU: it is seen to, and ends a training that has diverged, when it has arrived.
+        """
         place = self.place
+        losses = Arrivals()
         thaw(self.optimizer.param_groups, place.epoch)
         self._wrap()
         if not place.losses:
@@ -249,24 +255,33 @@ class Trainer:
             place.used_lrs = self._lrs()
             self._stepped = False
             loss = self._step(window)
-            place.losses.append(loss)
             # A step that was skipped has no lr, and moves no schedule.
             stepped = self._stepped
             place.next_step += stepped
             self.skipped_steps += not stepped
             if stepped or not math.isfinite(loss):
                 session.log(TRAIN_LOSS, loss, step)
-            if not math.isfinite(loss) and self.settings.stop_on_nonfinite:
-                raise TrainingDivergedError(
-                    f"the loss of step {step} is {loss}, and `trainer.stop_on_nonfinite` is set. The learning rates of "
-                    f"that step were {place.used_lrs}."
-                )
+            losses.expect(CUDA.copy([loss]), partial(self._see_loss, step, place.used_lrs))
             if stepped:
                 self.schedule.after_step()
                 shown = moving_lrs(self.optimizer.param_groups)
                 console.step(place.epoch, step, self._moving(place.used_lrs), shown, loss)
-            self._world.check()
+            try:
+                self._world.check()
+            except Interrupted:
+                losses.receive_all()
+                raise
+        losses.receive_all()
         return sum(place.losses) / len(place.losses)
+
+    def _see_loss(self, step: int, used_lrs: list[float], numbers: list[float]) -> None:
+        (loss,) = numbers
+        self.place.losses.append(loss)
+        if not math.isfinite(loss) and self.settings.stop_on_nonfinite:
+            raise TrainingDivergedError(
+                f"the loss of step {step} is {loss}, and `trainer.stop_on_nonfinite` is set. The learning rates of "
+                f"that step were {used_lrs}."
+            )
 
     def _log_frozen(self, session: Session) -> None:
         """Put on the tape which groups do not move from here on, whose lr says nothing."""
@@ -281,7 +296,7 @@ class Trainer:
             self._wrapped = self._world.wrap(self.model)
             self._n_trained = n_trained
 
-    def _step(self, window: Window) -> float:
+    def _step(self, window: Window) -> Tensor:
         """One optimizer step on the mean loss over all samples of a window of batches; returns that loss."""
         losses: list[Tensor] = []
 
@@ -295,7 +310,7 @@ class Trainer:
             evaluate()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return losses[0].item()
+        return losses[0]
 
     def _evaluate(self, window: Window) -> Tensor:
         """The mean loss over all samples of a window of batches; leaves its gradients with the parameters."""
