@@ -19,8 +19,8 @@ from lrtape.columns import Columns
 from lrtape.destination import Destination
 from lrtape.keys import optimizer_name
 from lrtape.outbox import KeepingOutbox, NoOutbox
-from lrtape.recorder import STEPS_SKIPPED
 from lrtape.session import Session
+from lrtape.step_findings import STEPS_SKIPPED
 
 Curve = list[float]
 
@@ -174,7 +174,7 @@ def two_of_one_class(attach: Attach) -> Truth:
 
 def gan(attach: Attach) -> Truth:
     """Two optimizers that make different numbers of steps."""
-    generator, discriminator = Loop(), Loop(AdamLike)
+    generator, discriminator = Loop(), Loop(CallsSuper)
     attach(generator.optimizer, discriminator.optimizer, names=["g", "d"])
     generator.keys = {f"lr/g/{name}": param for name, param in (("a", generator.a), ("b", generator.b))}
     discriminator.keys = {f"lr/d/{name}": param for name, param in (("a", discriminator.a), ("b", discriminator.b))}
@@ -341,7 +341,7 @@ def loaded_state(attach: Attach) -> Truth:
     return loop.truth
 
 
-class AdamLike(SGD):
+class CallsSuper(SGD):
     """Another class, with a ``step()`` that calls that of its parent."""
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -403,4 +403,4 @@ def test_every_update_has_its_row_and_nothing_else_has(case: Case, attach: Attac
     tape = columns.tape().lr
 
     assert {key: list(series.values) for key, series in tape.items()} == truth.curves
-    assert min(map(len, truth.curves.values())) > 0
+    assert truth.curves, "the case must update something"

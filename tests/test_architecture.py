@@ -23,6 +23,7 @@ LAYERS = [
         "tape_file",
         "groups",
         "step_hooks",
+        "step_findings",
         "arrivals",
         "schedules",
         "reasons",

@@ -11,7 +11,8 @@ from torch import Tensor
 import lrtape
 from lrtape.arrivals import CUDA, MAX_WAITING, Arrival, Arrivals
 from lrtape.keys import Keys
-from lrtape.recorder import AMBIGUOUS_LR, SKIPPED_STEPS, Recorder
+from lrtape.recorder import SKIPPED_STEPS, Recorder
+from lrtape.step_findings import AMBIGUOUS_LR
 from lrtape.tape import GroupLayout, Point, Record
 from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
@@ -238,6 +239,8 @@ def test_what_waits_is_counted(store: str, device: SlowDevice) -> None:
     recorder, memory = recording(optimizer, device)
     for _ in range(3):
         optimizer.step()
-    assert (recorder.steps, recorder.n_waiting, device.n_waits) == (0, 3, 0)
+    assert (recorder.steps, recorder.next_step, device.n_waits) == (0, 3, 0)
+    recorder.align(7)
+    assert recorder.next_step == 7
     recorder.receive_all()
-    assert (recorder.steps, recorder.n_waiting, len(memory.rows)) == (3, 0, 3)
+    assert (recorder.steps, recorder.next_step, len(memory.rows)) == (7, 7, 3)

@@ -12,8 +12,8 @@ from lrtape.arrivals import CUDA, Arrival
 from lrtape.columns import Columns
 from lrtape.destination import Destination
 from lrtape.outbox import KeepingOutbox, NoOutbox
-from lrtape.recorder import CUDA_GRAPH
 from lrtape.session import Session
+from lrtape.step_findings import CUDA_GRAPH
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -13,7 +13,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.errors import ConfigError
 from lrtape.keys import Keys
-from lrtape.recorder import AMBIGUOUS_LR, Recorder
+from lrtape.recorder import Recorder
+from lrtape.step_findings import AMBIGUOUS_LR
 from lrtape.tape import Finding, GroupLayout, Point, Record
 
 

@@ -9,12 +9,12 @@ import contextlib
 import itertools
 import math
 import time
-import warnings
 from collections import deque
 from typing import Protocol
 
 import msgspec
 
+from lrtape.lines import warn
 from lrtape.outbox import Outbox
 from lrtape.ranks import Board
 from lrtape.spool import Frame
@@ -167,7 +167,7 @@ class LeadingOutbox(_Ranks):
     def _switch_off(self, error: Exception) -> None:
         self._is_on = False
         why = (str(error).splitlines() or [""])[0]
-        _warn(
+        warn(
             f"lrtape compares the learning rates of the ranks no longer, as their store fails ({type(error).__name__}: "
             f"{why[:200]}); everything else goes on."
         )
@@ -228,7 +228,7 @@ class LeadingOutbox(_Ranks):
         )
         self._findings.append(finding)
         self._write(finding)
-        _warn(finding.message)
+        warn(finding.message)
 
 
 class FollowingOutbox(_Ranks):
@@ -307,9 +307,3 @@ class FollowingOutbox(_Ranks):
                 self._is_on = False  # Once is enough.
                 board.count(f"{_N_DONE}/{self._session}", one_more=True)
                 return
-
-
-def _warn(text: str) -> None:
-    """Warn; not even where warnings are errors may a step fail."""
-    with contextlib.suppress(UserWarning):
-        warnings.warn(text, stacklevel=3)

@@ -88,7 +88,7 @@ _HERE = _CudaArrival([])
 
 
 def is_capturing() -> bool:
-    """Whether kernels are noted down, in a CUDA graph, and not run."""
+    """Whether the current stream is being captured into a CUDA graph: its kernels are noted down, and not run."""
     return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 

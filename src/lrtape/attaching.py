@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch.nn import Module
 from torch.optim import Optimizer
@@ -40,6 +40,34 @@ if TYPE_CHECKING:
     from lrtape.destination import Run, RunOrId
 
 ACTIVE_RUN = "active"
+
+
+class AttachOptions(TypedDict, total=False):
+    """The arguments of `attach` that an adapter leaves to its user."""
+
+    names: Sequence[str] | None
+    print_every_n_steps: int | None
+    folder: str | Path
+    keep_spool: bool
+    fsync_every_s: float | None
+    close_timeout_s: float
+    also: Iterable[str]
+    also_every_n_steps: int
+    compare_ranks_every_n_steps: int | None
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what is none of the `AttachOptions`.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
+    unknown = sorted(options.keys() - AttachOptions.__annotations__.keys())
+    if unknown:
+        raise ConfigError(
+            f"the options must be among {', '.join(AttachOptions.__annotations__)}, but {', '.join(unknown)} is given "
+            "instead. See `lrtape.attach`."
+        )
 
 
 def attach(
@@ -134,9 +162,8 @@ def attach(
     param_paths = _param_paths(model)
     keys = Keys()
     for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
-        recorder_class(beside)(
-            optimizer, position, keys, name, param_paths
-        )  # refuses what is wrong before there is a run
+        # Made only to refuse, before there is a run, two groups of one name or an lr that is not a number.
+        recorder_class(beside)(optimizer, position, keys, name, param_paths)
 
     def open_run(joined: "Run") -> Destination:
         try:
@@ -161,10 +188,12 @@ def attach(
     except ConfigError:
         session.close(Status.FAILED)
         raise
-    for optimizer in optimizers if session.own_run_id != "" else ():
-        for other in OPEN_SESSIONS.autologged(optimizer):
-            other.leave_out(optimizer)
-    OPEN_SESSIONS.attach(Attached(session, asked))
+    attached = Attached(session, asked)
+    if attached.keeps:
+        for optimizer in optimizers:
+            for other in OPEN_SESSIONS.autologged(optimizer):
+                other.leave_out(optimizer)
+    OPEN_SESSIONS.attach(attached)
     return session
 
 
@@ -296,7 +325,7 @@ def _first_steps(first_step: int | Sequence[int], n_optimizers: int) -> list[int
 
 
 def check_first_step(first_step: int) -> None:
-    """Refuse an index that is none.
+    """Refuse what is not a step index.
 
     Raises:
         ConfigError: it is not a whole number >= 0.

@@ -135,7 +135,7 @@ class StepValues:
                 self._read_effective_lr(optimizer, group, param_group)
 
     def end(self) -> list[Number]:
-        """The optimizer has updated; returns the numbers that `points` needs, tensors among them."""
+        """The optimizer has updated; returns the numbers that `values` needs, tensors among them."""
         for measure in self._afterwards:
             measure()
         self._afterwards.clear()

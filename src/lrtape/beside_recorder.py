@@ -79,7 +79,7 @@ class BesideRecorder(Recorder):
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """See `lrtape.step_hooks.Watcher`."""
         Recorder.before_step(self, optimizer, args, kwargs)  # super() takes as long as all that follows
-        if (self.steps if self._is_plain else self._next_step()) >= self._look_at and self._lrs is not None:
+        if (self.steps if self._is_plain else self.next_step) >= self._look_at and self._lrs is not None:
             self._try(lambda: self._look(optimizer, args, kwargs))
 
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -89,13 +89,9 @@ class BesideRecorder(Recorder):
             self._try(lambda: self._end(reading))
         Recorder.after_step(self, optimizer, args, kwargs)
 
-    def _next_step(self) -> int:
-        """The index that this step has, if none of those that wait for the device was skipped."""
-        return max(self.steps + len(self._late), self._least)
-
     def _look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._values.receive()
-        if self._next_step() >= self._due:
+        if self.next_step >= self._due:
             self._reading = None  # of a step that has raised: two copies of the weights may be too many
             moves = [not group.get(FROZEN) for group in optimizer.param_groups]
             groups = list(compress(zip(self.groups, optimizer.param_groups, strict=True), moves))
@@ -109,7 +105,7 @@ class BesideRecorder(Recorder):
         if isinstance(self._lrs, LateStep):
             self._lrs.beside = (reading, arrival)
             every_n_steps = self._beside.every_n_steps
-            self._due = (self._next_step() // every_n_steps + 1) * every_n_steps
+            self._due = (self.next_step // every_n_steps + 1) * every_n_steps
             self._see_when_to_look()
         for name, why in reading.left_out.items():
             self._say(name, f"{name} of {type(self._optimizer()).__name__} is not recorded: {why}")

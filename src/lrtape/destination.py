@@ -131,7 +131,7 @@ def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_eve
 
 
 def check_interval(print_every_n_steps: int | None) -> None:
-    """Refuse an interval that is not one.
+    """Refuse what is no interval.
 
     Raises:
         ConfigError: it is less than 1.
@@ -141,7 +141,7 @@ def check_interval(print_every_n_steps: int | None) -> None:
 
 
 def check_fsync(fsync_every_s: float | None) -> None:
-    """Refuse an interval that is not one.
+    """Refuse what is no interval.
 
     Raises:
         ConfigError: it is not above 0.
@@ -151,7 +151,7 @@ def check_fsync(fsync_every_s: float | None) -> None:
 
 
 def check_compared(compare_ranks_every_n_steps: int | None) -> None:
-    """Refuse an interval that is not one.
+    """Refuse what is no interval.
 
     Raises:
         ConfigError: it is less than 1.

@@ -90,5 +90,5 @@ class Board:
         return bytes(self._store.get(key)) if self._store.check([key]) else None
 
     def count(self, key: str, one_more: bool = False) -> int:
-        """How often it was called with `one_more`, by any rank."""
+        """Add 1 if `one_more`; returns the total over all ranks."""
         return int(self._store.add(key, int(one_more)))

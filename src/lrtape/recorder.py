@@ -1,7 +1,5 @@
 """The recorder: two hooks on one optimizer that turn every step into a `Record`."""
 
-import contextlib
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -17,12 +15,11 @@ from lrtape.arrivals import CUDA, Devices, LateStep, LateSteps, is_capturing
 from lrtape.errors import ConfigError
 from lrtape.groups import FROZEN
 from lrtape.keys import GroupNames, Keys, legal_key
+from lrtape.lines import warn
+from lrtape.step_findings import ambiguous_lr, captured_step, steps_skipped
 from lrtape.step_hooks import DYNAMO, StepHooks, keep_compiler_out
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record, now_ms
 
-AMBIGUOUS_LR = "ambiguous-lr"
-CUDA_GRAPH = "cuda-graph"
-STEPS_SKIPPED = "steps-skipped"
 SKIPPED_STEPS = "health/skipped_steps"
 """Metric: how many steps were skipped so far, at the next step that was not."""
 SAMPLE_MASK = 0x3F
@@ -50,8 +47,8 @@ class Recorder:
     lr before the step, it is what the step used; a step that raises commits nothing; and a ``step()`` that calls
     ``super().step()``, which fires the hooks twice, is recorded once, with what the inner call used.
 
-    A step that a GradScaler skips, as its gradients have overflowed, is none. A fused optimizer runs its ``step()``
-    even so, and tells on the device whether it has updated anything.
+    A step that a GradScaler skips, because gradients have overflowed, does not count. A fused optimizer runs its
+    ``step()`` even so, and tells on the device whether it has updated anything.
 
     What lies on a GPU, an lr or that answer, is copied there and looked at when it has arrived; until then the step,
     and those behind it, wait in memory, at most `lrtape.arrivals.MAX_WAITING` of them. Nothing waits for the GPU.
@@ -213,9 +210,9 @@ class Recorder:
             self.steps = step
 
     @property
-    def n_waiting(self) -> int:
-        """How many steps wait for a device, and are not among `steps` yet."""
-        return len(self._late)
+    def next_step(self) -> int:
+        """Index of the next step to begin, if none of those that wait for a device was skipped."""
+        return max(self.steps + len(self._late), self._least)
 
     def receive_all(self) -> None:
         """Wait for the steps that wait for a device."""
@@ -306,7 +303,7 @@ class Recorder:
         if self._has_begun is not None:
             self._has_begun = True
         if is_capturing():
-            self._tell_capture(type(optimizer).__name__)
+            self._tell(captured_step(type(optimizer).__name__, self.groups[0].key, self.steps))
             return None
         lrs = [group["lr"] for group in self._moving]
         found_inf = getattr(optimizer, "found_inf", None)  # GradScaler gives it to a fused optimizer
@@ -343,14 +340,8 @@ class Recorder:
 
     def skips(self) -> list[Finding]:
         """What is to be said of the skipped steps so far."""
-        if not self.skipped_steps:
-            return []
-        message = (
-            f"{self.skipped_steps} of {self.steps + self.skipped_steps} steps were skipped by a GradScaler, as their "
-            "gradients had overflowed. They used no lr and have no row; a scheduler that was stepped all the same has "
-            "come further than the optimizer."
-        )
-        return [Finding(STEPS_SKIPPED, message, self.groups[0].key, self.steps, "note")]
+        n_skipped = self.skipped_steps
+        return [steps_skipped(n_skipped, self.steps, self.groups[0].key)] if n_skipped else []
 
     def _skip(self) -> None:
         self.skipped_steps += 1
@@ -402,7 +393,7 @@ class Recorder:
     def _cannot_record(self, optimizer: Optimizer | None, error: Exception) -> None:
         if "failed" not in self._told:
             self._told.add("failed")
-            _warn(
+            warn(
                 f"lrtape could not record step {self.steps} of {type(optimizer).__name__} ({error!r}); the "
                 "training goes on, and so does the recording of the steps that can be read."
             )
@@ -416,34 +407,15 @@ class Recorder:
         self._tell_ambiguity(self.moving_groups[index].key, lrs[index], f"from {lrs[index]!r} to {now[index]!r}")
 
     def _tell_ambiguity(self, key: str, lr: float, change: str) -> None:
-        """Say that something set an lr between our two hooks, perhaps before the update."""
-        step = self.steps - 1
-        self._tell(
-            AMBIGUOUS_LR,
-            f"{key} changed {change} while step {step} ran, and nothing tells which of the two the step used; {lr!r} "
-            "is recorded. Set the lr before optimizer.step(), and step the scheduler after it has returned.",
-            key,
-            step,
-        )
+        self._tell(ambiguous_lr(key, lr, change, self.steps - 1))
 
-    def _tell_capture(self, class_name: str) -> None:
-        self._tell(
-            CUDA_GRAPH,
-            f"the step of {class_name} was captured into a CUDA graph, whose replays run no Python, and so are "
-            "not recorded by themselves. Call session.record() after each graph.replay(), before the scheduler is "
-            "stepped.",
-            self.groups[0].key,
-            self.steps,
-        )
-
-    def _tell(self, code: str, message: str, key: str, step: int) -> None:
+    def _tell(self, finding: Finding) -> None:
         """Say it once."""
-        if code not in self._told:
-            self._told.add(code)
-            finding = Finding(code, message, key, step)
+        if finding.code not in self._told:
+            self._told.add(finding.code)
             self.findings.append(finding)
             self._write(finding)
-            _warn(message)
+            warn(finding.message)
 
     def stop(self) -> None:
         """Record no more steps, until `start`; idempotent. Waits for what is on its way from a device."""
@@ -455,9 +427,3 @@ class Recorder:
         self.receive_all()
         if self.skipped_steps != self._told_skips:
             self._tell_groups(self.moving_groups, now_ms())
-
-
-def _warn(text: str) -> None:
-    """Warn; not even where warnings are errors may a step fail."""
-    with contextlib.suppress(UserWarning):
-        warnings.warn(text, stacklevel=3)

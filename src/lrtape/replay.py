@@ -1,10 +1,9 @@
 """The steps that a resumed training makes once more: the first record of a step is the one that is kept."""
 
-import contextlib
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 
+from lrtape.lines import warn
 from lrtape.outbox import Outbox
 from lrtape.spool import Frame
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record
@@ -115,8 +114,7 @@ class ReplayOutbox:
         finding = Finding(code, message, where.key, where.step)
         self.findings.append(finding)
         self._write(finding)
-        with contextlib.suppress(UserWarning):  # Not even where warnings are errors may a step fail.
-            warnings.warn(message, stacklevel=2)
+        warn(message)
 
 
 def _equal(one: float, other: float) -> bool:

@@ -252,7 +252,7 @@ class Session:
 
         A step of a fused optimizer on a GPU counts, until it is known that it was skipped; see `next_steps`.
         """
-        return self._recorders[0].steps + self._recorders[0].n_waiting
+        return self._recorders[0].next_step
 
     @property
     def next_steps(self) -> list[int]:

@@ -232,6 +232,12 @@ def test_an_lr_set_in_training_step_without_a_logger(store: str, recwarn: pytest
     assert [warning.message for warning in recwarn if "lr/" in str(warning.message)] == []
 
 
+def test_an_option_that_does_not_exist_is_refused_at_once() -> None:
+    """Not only when the training begins."""
+    with pytest.raises(ConfigError, match="print_every is given"):
+        LRTape(print_every=1)  # type: ignore[call-arg]
+
+
 def test_a_second_training_in_one_run_has_a_name_of_its_own(store: str) -> None:
     """Without one it is refused before its first step; so no curve has two trainings in it."""
     mlflow.set_tracking_uri(store)

@@ -8,8 +8,8 @@ import torch
 import lrtape
 from lrtape.agreement import RANKS_DIFFER
 from lrtape.checks.registry import CODES
-from lrtape.recorder import AMBIGUOUS_LR, CUDA_GRAPH, STEPS_SKIPPED
 from lrtape.replay import JUMP_ON_RESUME, REPLAY_DIFFERS
+from lrtape.step_findings import AMBIGUOUS_LR, CUDA_GRAPH, STEPS_SKIPPED
 from lrtape.tape import Finding
 
 PAGE = (Path(__file__).parents[2] / "docs" / "findings.md").read_text()

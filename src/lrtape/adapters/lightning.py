@@ -1,13 +1,12 @@
 """`LRTape`: the learning rates of a Lightning training, in the run of its MLFlowLogger."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch.optim import LBFGS, Optimizer
 
 from lrtape import Session, attach
-from lrtape.session import CLOSE_TIMEOUT_S, FOLDER
+from lrtape.attaching import AttachOptions, check_options
 from lrtape.tape import Status
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.uri import resolve_tracking_uri
@@ -36,30 +35,16 @@ class LRTape(Callback):
     than with `lrtape.attach` alone.
 
     Args:
-        names: one for each optimizer, instead of those above; for a second training in the same run, say.
-        print_every_n_steps: see `lrtape.attach`, as all that follow.
-        folder: see there.
-        keep_spool: see there.
-        fsync_every_s: see there.
-        close_timeout_s: see there.
+        options: those of `lrtape.attach` that are in `lrtape.attaching.AttachOptions`: ``names``, ``also``,
+            ``print_every_n_steps`` and the like.
+
+    Raises:
+        ConfigError: there is no such option.
     """
 
-    def __init__(
-        self,
-        *,
-        names: Sequence[str] | None = None,
-        print_every_n_steps: int | None = None,
-        folder: str | Path = FOLDER,
-        keep_spool: bool = False,
-        fsync_every_s: float | None = None,
-        close_timeout_s: float = CLOSE_TIMEOUT_S,
-    ) -> None:
-        self._names = names
-        self._print_every_n_steps = print_every_n_steps
-        self._folder = folder
-        self._keep_spool = keep_spool
-        self._fsync_every_s = fsync_every_s
-        self._close_timeout_s = close_timeout_s
+    def __init__(self, **options: Unpack[AttachOptions]) -> None:
+        check_options(options)
+        self._options = options
         self._session: Session | None = None
         self._saved_steps: list[int] = []
 
@@ -80,14 +65,9 @@ class LRTape(Callback):
         self._saved_steps = []
         self._session = attach(
             *optimizers,
-            names=self._names,
             model=pl_module,
             run=_run_of(trainer.loggers) if trainer.is_global_zero else None,  # its loggers have a run on rank 0 alone
-            print_every_n_steps=self._print_every_n_steps,
-            folder=self._folder,
-            keep_spool=self._keep_spool,
-            fsync_every_s=self._fsync_every_s,
-            close_timeout_s=self._close_timeout_s,
+            **self._options,
             first_step=[max(step, next_step) for next_step in saved],
         )
 

@@ -5,15 +5,14 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from torch.nn import Module
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lrtape import Session, attach
-from lrtape.session import CLOSE_TIMEOUT_S, FOLDER
+from lrtape.attaching import AttachOptions, check_options
 from lrtape.tape import Status
 
 
@@ -36,33 +35,19 @@ class LRTapeCallback(TrainerCallback):
     than with `lrtape.attach` alone.
 
     Args:
-        name: the optimizer's part of its keys, ``lr/<name>/<group>``; for a second training in the same run, say.
-        print_every_n_steps: see `lrtape.attach`, as all that follow.
-        folder: see there.
-        keep_spool: see there.
-        fsync_every_s: see there.
-        close_timeout_s: see there.
+        options: those of `lrtape.attach` that are in `lrtape.attaching.AttachOptions`: ``names``, ``also``,
+            ``print_every_n_steps`` and the like.
+
+    Raises:
+        ConfigError: there is no such option.
     """
 
     _unfinished: ClassVar[dict[int, Session]] = {}
     """The session of the training that is under way, or was broken off, by thread: a thread trains one at a time."""
 
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        print_every_n_steps: int | None = None,
-        folder: str | Path = FOLDER,
-        keep_spool: bool = False,
-        fsync_every_s: float | None = None,
-        close_timeout_s: float = CLOSE_TIMEOUT_S,
-    ) -> None:
-        self._name = name
-        self._print_every_n_steps = print_every_n_steps
-        self._folder = folder
-        self._keep_spool = keep_spool
-        self._fsync_every_s = fsync_every_s
-        self._close_timeout_s = close_timeout_s
+    def __init__(self, **options: Unpack[AttachOptions]) -> None:
+        check_options(options)
+        self._options = options
         self._session: Session | None = None
         self._follows_broken_off = False
         self._at_exit: Callable[[], None] = lambda: None
@@ -108,13 +93,8 @@ class LRTapeCallback(TrainerCallback):
     def _open(self, optimizer: Optimizer, model: Module, first_step: int) -> Session:
         session = attach(
             optimizer,
-            names=None if self._name is None else [self._name],
             model=model,
-            print_every_n_steps=self._print_every_n_steps,
-            folder=self._folder,
-            keep_spool=self._keep_spool,
-            fsync_every_s=self._fsync_every_s,
-            close_timeout_s=self._close_timeout_s,
+            **self._options,
             first_step=first_step,
         )
         self._unfinished[threading.get_ident()] = session
