@@ -44,21 +44,28 @@ class Beside:
     every_n_steps: int = EVERY_N_STEPS
 
     @classmethod
-    def of(cls, also: Iterable[str], every_n_steps: int) -> "Beside":
+    def of(cls, also: Iterable[str], every_n_steps: int, where: str = "") -> "Beside":
         """What a user asks for.
 
+        Args:
+            also: names of quantities.
+            every_n_steps: how often, in steps.
+            where: before the names of the two in a message, as ``tracking.``.
+
         Raises:
-            ConfigError: a name is unknown, or the interval is none.
+            ConfigError: a name is unknown, or the interval is not a whole number >= 1.
         """
         names = [also] if isinstance(also, str) else list(also)
         unknown = [name for name in names if name not in QUANTITIES]
         if unknown or isinstance(also, str):
             raise ConfigError(
-                f"`also` must be a list of what is there, {', '.join(QUANTITIES)}, but "
+                f"`{where}also` must be a list of what is there, {', '.join(QUANTITIES)}, but "
                 f"{f'names {unknown[0]!r}' if unknown else f'is the text {also!r}'} instead."
             )
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
-            raise ConfigError(f"`also_every_n_steps` must be a whole number >= 1, but is {every_n_steps!r} instead.")
+            raise ConfigError(
+                f"`{where}also_every_n_steps` must be a whole number >= 1, but is {every_n_steps!r} instead."
+            )
         return cls(tuple(name for name in QUANTITIES if name in names), every_n_steps)
 
     def without_values(self, groups: Sequence[ParamGroup]) -> list[str]:

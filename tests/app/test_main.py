@@ -116,6 +116,8 @@ BAD_INPUT = [
     (["trainer.device=tpu"], ["`trainer.device` must be one of auto, cpu, cuda, but is 'tpu' instead"]),
     (["seed=abc"], ["seed", "'abc'"]),
     (["param_groups=layerwise", "param_groups.factors=[1,2]"], ["`param_groups.factors`", "layer1", "[1, 2]"]),
+    (["tracking.also=[grad]"], ["`tracking.also` must be a list of what is there, momentum, ", "but names 'grad'"]),
+    (["tracking.also_every_n_steps=0"], ["`tracking.also_every_n_steps` must be at least 1, but is 0"]),
     (["tracking.fsync_every_s=0"], ["`tracking.fsync_every_s` must be a number > 0, or null for never, but is 0"]),
     (["tracking.when_unreachable=wait"], ["`tracking.when_unreachable` must be one of fail, spool, but is 'wait'"]),
     (["trainer.resume=nowhere.pt"], ["`trainer.resume` must be the path of a checkpoint", "nowhere.pt does not exist"]),

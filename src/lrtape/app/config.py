@@ -78,6 +78,8 @@ class TrackingSettings:
     fsync_every_s: float | None
     keep_spool: bool
     when_unreachable: str
+    also: list[str]
+    also_every_n_steps: int
 
 
 @dataclass
@@ -184,6 +186,11 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
         f"one of {', '.join(WHEN_UNREACHABLE)}",
         WHEN_UNREACHABLE.__contains__,
     )
+    _require("tracking.also_every_n_steps", tracking.also_every_n_steps, "at least 1", lambda value: value >= 1)
+    if tracking.also:
+        from lrtape.beside import Beside  # late: imports torch
+
+        Beside.of(tracking.also, tracking.also_every_n_steps, "tracking.")
     if tracking.enabled:
         tracking.uri = resolve_tracking_uri(tracking.uri, base, "`tracking.uri`")
     tracking.folder = str(base / tracking.folder)

@@ -30,6 +30,7 @@ from lrtape.app.sweep.pruning import report_epochs
 from lrtape.app.trainer import TRAIN_LOSS, Trainer, metric_names, resolve_device
 from lrtape.app.watch import Watch
 from lrtape.app.world import World, open_world
+from lrtape.beside import Beside
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, RankKilledError, TrackingError, TrainingDivergedError
 from lrtape.keys import Keys
@@ -269,6 +270,7 @@ def _open_session(
         tracking.close_timeout_s,
         overlap,
         columns=columns,
+        beside=Beside.of(tracking.also, tracking.also_every_n_steps),
     )
 
 
