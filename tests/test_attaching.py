@@ -214,3 +214,34 @@ def test_attach_names_optimizers_and_groups_by_the_model() -> None:
     gan = GAN()
     with lrtape.attach(gan.opt_g, gan.opt_d, model=gan, run=None) as session:
         assert [recorder.groups[0].key for recorder in session._recorders] == ["lr/opt_g/g", "lr/opt_d/d"]
+
+
+def test_a_name_that_was_refused_is_not_taken(store: str) -> None:
+    """What was to be recorded with it is refused as a whole, and leaves nothing behind in the run."""
+    mlflow.set_tracking_uri(store)
+    with mlflow.start_run() as run, lrtape.attach(sgd(), names=["y"]):
+        first, second = sgd(), sgd()
+        with pytest.raises(ConfigError, match="share the metric 'lr/y/g'"):
+            lrtape.attach(first, second, names=["x", "y"])
+        with lrtape.attach(first, second, names=["x", "z"]):
+            first.step()
+            second.step()
+
+    assert {*read_run(run.info.run_id, store)} == {"lr/x/g", "lr/z/g"}
+
+
+def test_another_rank_opens_nothing(store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever is attached there, also twice, beside a session that prints, or before the process group is known."""
+    mlflow.set_tracking_uri(store)
+    early = sgd()
+    unbound = lrtape.attach(early)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    optimizer = sgd()
+    with unbound, lrtape.attach(optimizer) as session, lrtape.attach(optimizer, run=None, print_every_n_steps=1):
+        assert lrtape.attach(optimizer) is session
+        early.step()
+        optimizer.step()
+    assert mlflow.active_run() is None
+    assert runs(store) == []
+    assert not (tmp_path / ".lrtape").exists()

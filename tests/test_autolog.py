@@ -311,3 +311,23 @@ def test_a_store_that_is_away_fails_no_step_beside_other_hooks() -> None:
     finally:
         for other in others:
             other.remove()
+
+
+def test_a_nested_run_that_cannot_be_recorded_ends_it_all(store: str) -> None:
+    """Its steps do not go into the run around it, which has its own until then."""
+    mlflow.set_tracking_uri(store)
+    lrtape.autolog()
+    optimizer = sgd("a")
+    with mlflow.start_run() as outer:
+        optimizer.step()
+        with mlflow.start_run(nested=True) as inner:
+            client = MlflowClient(tracking_uri=store)
+            client.delete_run(inner.info.run_id)
+            with pytest.warns(UserWarning, match="autolog is off"):
+                optimizer.step()
+            optimizer.step()
+            client.restore_run(inner.info.run_id)
+        optimizer.step()
+    lrtape.autolog(disable=True)
+
+    assert [len(series) for series in read_run(outer.info.run_id, store).lr.values()] == [1]

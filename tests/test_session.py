@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 import lrtape
+from lrtape.agreement import NoAgreement
+from lrtape.destination import Destination
 from lrtape.errors import ConfigError, TrackingError
 from lrtape.keys import Keys
 from lrtape.recorder import Recorder
+from lrtape.session import Session
 from lrtape.shipper import DeadWriter, ship
 from lrtape.spool import Header, SpoolWriter, read_spool
 from lrtape.spool_folder import SpoolFolder
@@ -400,3 +403,20 @@ def test_a_session_that_nobody_closed(store: str, tmp_path: Path, ending: str, s
 
     assert len(read_run(run_id, store)["lr/group_00"]) == 50
     assert MlflowClient(tracking_uri=store).get_run(run_id).info.status == status
+
+
+def test_an_end_that_is_interrupted_is_an_end() -> None:
+    """Ctrl-C while the other ranks are waited for: the session is over, and its optimizer can be attached again."""
+
+    class Slow(NoAgreement):
+        def settle(self, status: Status) -> None:
+            raise KeyboardInterrupt
+
+    session = Session(Destination(agreement=Slow()))
+    optimizer = sgd(0.1)
+    session.add(optimizer)
+    with pytest.raises(KeyboardInterrupt):
+        session.close()
+    assert session.is_over
+    optimizer.step()
+    assert session.steps == 0

@@ -26,12 +26,12 @@ from lrtape.destination import (
 )
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.groups import moving_lrs
-from lrtape.keys import Keys, group_names, optimizer_names
+from lrtape.keys import group_names, optimizer_names
 from lrtape.lines import format_lrs
 from lrtape.open_sessions import OPEN_SESSIONS, Attached
 from lrtape.ranks import these_ranks
 from lrtape.replay import Overlap
-from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session
+from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session, keys_taken
 from lrtape.step_hooks import has_hooks, innermost
 from lrtape.tape import Status
 from lrtape.tracking.no_run import NoRun
@@ -140,6 +140,7 @@ def attach(
     check_compared(compare_ranks_every_n_steps)
     first_steps = _first_steps(first_step, len(optimizers))
     beside = Beside.of(also, also_every_n_steps)
+    keeps = not (run is None or isinstance(run, NoRun))
     if not these_ranks().records:
         run = None
     asked = {
@@ -155,15 +156,15 @@ def attach(
         "also": beside,
         "compare_ranks_every_n_steps": compare_ranks_every_n_steps,
     }
-    if (already := _already_open(optimizers, run, asked)) is not None:
+    if (already := _already_open(optimizers, run, keeps, asked)) is not None:
         return already
 
     names = names or optimizer_names(optimizers, model)
     param_paths = _param_paths(model)
-    keys = Keys()
-    for position, (optimizer, name) in enumerate(zip(optimizers, names, strict=True)):
-        # Made only to refuse, before there is a run, two groups of one name or an lr that is not a number.
-        recorder_class(beside)(optimizer, position, keys, name, param_paths)
+    keys = keys_taken(_run_id(run))
+    for position, (optimizer, name, step) in enumerate(zip(optimizers, names, first_steps, strict=True)):
+        # Made only to refuse, before anything is begun, two groups of one name or an lr that is not a number.
+        recorder_class(beside)(optimizer, position, keys, name, param_paths, first_step=step)
 
     def open_run(joined: "Run") -> Destination:
         try:
@@ -176,6 +177,7 @@ def attach(
         return open_destination(
             *(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, None),
             compare_ranks_every_n_steps,
+            compares=keeps,
         )
 
     if run == ACTIVE_RUN:
@@ -188,12 +190,11 @@ def attach(
     except ConfigError:
         session.close(Status.FAILED)
         raise
-    attached = Attached(session, asked)
-    if attached.keeps:
+    if keeps:
         for optimizer in optimizers:
             for other in OPEN_SESSIONS.autologged(optimizer):
                 other.leave_out(optimizer)
-    OPEN_SESSIONS.attach(attached)
+    OPEN_SESSIONS.attach(Attached(session, keeps, asked))
     return session
 
 
@@ -206,6 +207,8 @@ def _on_active_run(
     thread = threading.get_ident()
 
     def open_active() -> Destination:
+        if not these_ranks().records:  # There was no process group yet when attach() was called.
+            return open_run(NoRun())
         with unseen():
             return open_run(join_or_start(thread))
 
@@ -237,9 +240,10 @@ def _check(optimizers: Sequence[Optimizer], names: Sequence[str] | None, model: 
         )
 
 
-def _already_open(optimizers: Sequence[Optimizer], run: "RunOrId", asked: Mapping[str, Any]) -> Session | None:
+def _already_open(
+    optimizers: Sequence[Optimizer], run: "RunOrId", keeps: bool, asked: Mapping[str, Any]
+) -> Session | None:
     """The open session that is asked for once more, if there is one; refuses what would record a step twice."""
-    keeps = not (run is None or isinstance(run, NoRun))
     wanted = _run_id(run)
     found = [one for optimizer in optimizers for one in OPEN_SESSIONS.attached(optimizer) if one.keeps == keeps]
     if found:

@@ -112,6 +112,8 @@ def autolog(
     from lrtape.tracking.active_runs import active_runs, start_aside, unseen  # late: mlflow takes a second to import
 
     def open_unseen(run: "ActiveRun | None") -> Session:
+        if not these_ranks().records:  # There was no process group yet when autolog() was called.
+            return open_on(None)
         with unseen():
             return open_on(start_aside() if run is None else run.info.run_id)
 
@@ -163,6 +165,8 @@ class _Autolog:
                     self._record(optimizer, runs, thread)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self.is_on = False  # The hook itself stays: torch is just going through all of them.
+            for tapes in self._tapes.values():  # or the steps of this run would go into the one around it
+                tapes.end_all()
             warn(f"lrtape cannot record, and autolog is off: {error}")
 
     def _is_left_out(self, optimizer: Optimizer) -> bool:

@@ -11,15 +11,17 @@ from lrtape.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A session that `lrtape.attach` has made, and what it was asked for."""
+    """A session that `lrtape.attach` has made, and what it was asked for.
+
+    Attributes:
+        session: the session.
+        keeps: whether it records into a run, here or on rank 0, and does not only print.
+        asked: the other arguments.
+    """
 
     session: Session
+    keeps: bool
     asked: Mapping[str, Any]
-
-    @property
-    def keeps(self) -> bool:
-        """Whether it records into a run, and not only prints."""
-        return self.session.own_run_id != ""
 
 
 class OpenSessions:

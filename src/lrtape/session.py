@@ -1,6 +1,7 @@
 """The session: what records the optimizers of one training into one run."""
 
 import atexit
+import copy
 import multiprocessing.util
 import os
 import sys
@@ -38,6 +39,11 @@ MAX_STEP = 2**63 - 1
 
 _keys_of_run: dict[str, Keys] = {}
 """So that two sessions in one run, one after the other or side by side, never mix their values under one key."""
+
+
+def keys_taken(run_id: str | None) -> Keys:
+    """A copy of the keys of a run, to try what would be refused."""
+    return copy.deepcopy(_keys_of_run[run_id]) if run_id in _keys_of_run else Keys()
 
 
 class Session:
@@ -333,8 +339,13 @@ class Session:
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
-        if self._status is None:
-            self._agreement.settle(Status(status))
+        try:
+            if self._status is None:
+                self._agreement.settle(Status(status))
+        except BaseException:
+            self.stop(status)
+            self._run.leave()  # Somebody does not want to wait: the shipper goes on by itself.
+            raise
         self.stop(status)
         try:
             missing = self._outbox.wait(self._close_timeout_s, self._shows_progress)

@@ -67,6 +67,13 @@ class TapesOfThread:
         while self._open:
             _end(self._open.pop())
 
+    def end_all(self) -> None:
+        """Like `end`, with the one for steps outside of any run."""
+        self.end()
+        if self._outside is not None:
+            _end(self._outside)
+        self._outside = self._current = self._innermost = None
+
     def close(self) -> None:
         """Close every session."""
         for session in (*reversed(self._open), self._outside):

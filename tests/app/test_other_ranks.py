@@ -18,6 +18,7 @@ from lrtape.app.data import one_sample
 from lrtape.app.program import program
 from lrtape.app.schedule import Length
 from lrtape.app.train import _tell_of_rank_0
+from lrtape.app.world import _is_of_connection
 from lrtape.errors import RankKilledError
 from lrtape.ranks import Ranks
 from lrtape.tracking.mlflow_run import MlflowRun
@@ -149,3 +150,18 @@ def test_a_rank_that_is_left_says_why_rank_0_is_gone(
 
     tags = MlflowClient(tracking_uri=store).get_run(run.run_id).data.tags
     assert tags.get("lrtape.error") == ("RankKilledError: rank 0 was killed" if tag else None)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (RuntimeError("[gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (ConnectionResetError("reset by the server of the data set"), False),
+        (KeyError("igloo"), False),
+        (RuntimeError("cannot read /home/gloor/data"), False),
+    ],
+    ids=["gloo", "a server", "a class", "a path"],
+)
+def test_a_lost_rank_is_told_from_an_error_of_ones_own(error: Exception, is_lost: bool) -> None:
+    """A rank that fails by itself says so; only what gloo says of a connection puts the blame on another one."""
+    assert _is_of_connection(error) is is_lost

@@ -1,10 +1,13 @@
 """The batches that a training and its validation are made of."""
 
 import math
+import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler, Subset
@@ -14,6 +17,9 @@ from lrtape.app.interrupts import ignore_interrupts, starting_workers
 from lrtape.ranks import ALONE, Ranks
 
 Batch = tuple[Tensor, Tensor]
+
+_SEED_STRIDE = 0x9E3779B1
+"""Odd and large: seeds of neighbouring workers are neighbours, too."""
 
 
 class _Batches(DataLoader[Batch]):
@@ -59,8 +65,17 @@ def load_batches(
         generator=shuffle,
         num_workers=settings.num_workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=partial(_begin_worker, ranks.rank),
     )
+
+
+def _begin_worker(rank: int, worker_id: int) -> None:
+    ignore_interrupts(worker_id)
+    if rank:  # The order is the same on all ranks, and with it the seed that torch has given to this worker.
+        seed = (torch.initial_seed() + rank * _SEED_STRIDE) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
 
 
 class Window(NamedTuple):

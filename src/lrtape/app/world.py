@@ -288,7 +288,7 @@ class _Several(World):
 def _is_of_connection(error: Exception) -> bool:
     """Whether a collective has failed, as another rank is gone: gloo raises a plain RuntimeError (torch 2.13)."""
     kinds = tuple(getattr(distributed, name) for name in ("DistError",) if hasattr(distributed, name))
-    return isinstance(error, (*kinds, ConnectionError)) or "gloo" in str(error)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 def _is_dead(pid: int) -> bool:
