@@ -27,6 +27,7 @@ class TapesOfThread:
         self._open: list[Session] = []
         """The innermost last."""
         self._current: Session | None = None
+        self._ending: list[threading.Thread] = []
         self._innermost: ActiveRun | None = None
 
     def is_recording(self, optimizer: Optimizer, runs: "Sequence[ActiveRun]") -> bool:
@@ -52,7 +53,7 @@ class TapesOfThread:
 
     def _follow(self, innermost: "ActiveRun | None", run_ids: list[str]) -> Session:
         while self._open and self._open[-1].own_run_id not in run_ids:
-            _end(self._open.pop())
+            self._end(self._open.pop())
         if innermost is None:
             self._outside = self._outside or self._open_on(None)
             return self._outside
@@ -65,23 +66,26 @@ class TapesOfThread:
     def end(self) -> None:
         """End every session, without waiting until what it has recorded is stored."""
         while self._open:
-            _end(self._open.pop())
+            self._end(self._open.pop())
 
     def end_all(self) -> None:
         """Like `end`, with the one for steps outside of any run."""
         self.end()
         if self._outside is not None:
-            _end(self._outside)
+            self._end(self._outside)
         self._outside = self._current = self._innermost = None
 
     def close(self) -> None:
-        """Close every session."""
+        """Close every session, and wait for those that were ended before."""
         for session in (*reversed(self._open), self._outside):
             if session is not None:
                 session.close()
+        for thread in self._ending:
+            thread.join()
 
-
-def _end(session: Session) -> None:
-    """Somebody has ended the run; the next step shall not wait until the last rows of it are stored."""
-    session.stop()
-    threading.Thread(target=session.close, name="lrtape-close").start()
+    def _end(self, session: Session) -> None:
+        """Somebody has ended the run; the next step shall not wait until the last rows of it are stored."""
+        session.stop()
+        self._ending = [thread for thread in self._ending if thread.is_alive()]
+        self._ending.append(threading.Thread(target=session.close, name="lrtape-close"))
+        self._ending[-1].start()
