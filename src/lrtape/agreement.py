@@ -173,7 +173,8 @@ class LeadingOutbox(_Ranks):
         )
 
     def _on_board(self, board: Board) -> None:
-        board.put(_RUN, self._id.encode())
+        if self._id:  # A session that only prints, beside another one, has none to tell.
+            board.put(_RUN, self._id.encode())
         self._put(board, _LRS, [])
         self._put(board, _END, [])
 

@@ -177,7 +177,6 @@ def attach(
         return open_destination(
             *(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, None),
             compare_ranks_every_n_steps,
-            compares=keeps,
         )
 
     if run == ACTIVE_RUN:

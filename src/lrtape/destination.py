@@ -49,7 +49,6 @@ def open_destination(
     overlap: Overlap | None = None,
     columns: Columns | None = None,
     compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
-    compares: bool = True,
 ) -> Destination:
     """Open the spool of a run, and start its shipper; on rank 0 alone, if there are several.
 
@@ -62,7 +61,6 @@ def open_destination(
         overlap: what the run has already of the steps that are recorded now; it is not written a second time.
         columns: keeps what is recorded in memory, too.
         compare_ranks_every_n_steps: see `lrtape.attach`.
-        compares: whether it has to do with the other ranks at all; one that only prints has not.
 
     Raises:
         ConfigError: an interval is none, or nothing can be written in `folder`.
@@ -88,8 +86,6 @@ def open_destination(
         outbox = PrintingOutbox(outbox, print_every_n_steps)
     if columns is not None:
         outbox = KeepingOutbox(outbox, columns)
-    if not compares:
-        return Destination(joined, outbox, findings)
     if not ranks.records:
         follower = FollowingOutbox(outbox, ranks.rank, compare_ranks_every_n_steps)
         return Destination(joined, follower, findings, follower)
