@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import click
 import hydra
 import pytest
 from hydra._internal.utils import get_args_parser
@@ -98,7 +99,9 @@ class Shell:
         from mlflow.cli import cli
 
         _, name, *arguments = self._words(command)
-        cli.commands[name].make_context(name, arguments)
+        found = cli.get_command(click.Context(cli), name)  # type: ignore[no-untyped-call]
+        assert found is not None, f"mlflow has no command {name}"
+        found.make_context(name, arguments)
 
     def read_pip(self, command: Command) -> None:
         """Sees that what is installed is this package, with extras that it has, and the constraints that it has."""
