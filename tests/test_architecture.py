@@ -13,11 +13,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
-    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials", "cpus", "ranks"],
+    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials", "cpus", "ranks", "colors", "changes", "lines"],
     [
         "checks",
         "compare",
-        "lines",
         "spool",
         "spool_folder",
         "tape_file",
@@ -30,6 +29,8 @@ LAYERS = [
         "snapshot",
         "effective_lr",
         "golden",
+        "outline",
+        "curve_svg",
         "noise",
         "standing",
     ],
@@ -37,7 +38,7 @@ LAYERS = [
         "recorder",
         "columns",
         "terminal",
-        "picture",
+        "curve_page",
         "tracking",
         "shipper_process",
         "why",
@@ -47,7 +48,7 @@ LAYERS = [
         "leaderboard",
         "beside",
     ],
-    ["outbox", "beside_recorder", "shipper", "simulation", "range_plot", "report"],
+    ["outbox", "beside_recorder", "shipper", "simulation", "range_plot", "report", "picture", "run_page"],
     ["delivery", "replay", "agreement"],
     ["companion", "destination"],
     ["session", "recover", "range_test"],

@@ -12,12 +12,13 @@ from typing import Any
 
 from lrtape.compare import Comparison, compare
 from lrtape.errors import TrackingError
+from lrtape.run_page.run_page import RunPage
 from lrtape.shipper import Patience, Shipped, Writer, send_by_key, ship
 from lrtape.spool import Header, SpoolReader, read_spool
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, GroupLayout, Point, Status, Tape
 from lrtape.tape_file import write_tape
-from lrtape.tracking.history import TAPE_FOLDER, History
+from lrtape.tracking.history import TAPE_FOLDER, TAPE_NAME, History
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
@@ -48,7 +49,7 @@ class Delivery:
 
 
 def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: float) -> Delivery:
-    """Ship a spool to its end, compare what is stored with it, upload the tape, and end the run.
+    """Ship a spool to its end, compare what is stored with it, upload the tape and the run's page, and end the run.
 
     The folder is then removed, unless it shall be kept or something is left to be done. The caller has claimed it.
 
@@ -72,14 +73,17 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     try:
         run = patience.until_done(lambda: _open(folder, header, tracking_uri), failing)
         sink = MlflowSink(tracking_uri, run.run_id)
-        shipped = ship(folder, sink, writer, give_up_s)
+        page = RunPage(folder, run)
+        shipped = ship(folder, sink, writer, give_up_s, page.refresh_if_due)
         if shipped.error:
             with contextlib.suppress(TrackingError):
                 _note(run, header, shipped, shipped.error)
                 _settle(run, header, shipped)
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
-        not_uploaded = _upload(folder, header, run)
+        not_uploaded = _upload(folder, header, run, page)
+        status = shipped.end.status if shipped.end is not None else Status.KILLED
+        patience.until_done(lambda: page.describe(status), failing)
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
@@ -164,21 +168,21 @@ def _compare(tape: Tape, run: MlflowRun) -> Comparison:
     return dataclasses.replace(comparison, foreign=foreign)
 
 
-def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
-    """Upload the tape, and the artifacts of a planned run; returns what is wrong."""
+def _upload(folder: SpoolFolder, header: Header, run: MlflowRun, page: RunPage) -> str:
+    """Upload the tape, what belongs to the run's page, and the artifacts of a planned run; returns what is wrong."""
     for attempt in range(UPLOAD_ATTEMPTS):
         try:
             # In the spool's folder nothing is left behind when this process is killed; but it may be full.
             with tempfile.TemporaryDirectory(dir=folder.path if attempt == 0 else None) as temporary:
-                tape = Path(temporary, f"tape-{header.recording_id}.parquet")
+                tape = Path(temporary, TAPE_FOLDER, TAPE_NAME.format(header.recording_id))
+                tape.parent.mkdir()
                 notes = _notes(folder, header)
                 with SpoolReader(folder.spool) as reader:
                     write_tape(tape, _points(reader), notes)
-                run.upload(tape, TAPE_FOLDER)
+                _write_page(page, Path(temporary))
+                run.upload(Path(temporary))
             if folder.artifacts.exists():
                 run.upload(folder.artifacts)
-            if folder.verdict.exists():
-                run.put_verdict(folder.verdict.read_text())
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
             why = mask_credentials(f"{type(error).__name__}: {error}")
             _log.warning("cannot upload the tape (attempt %d): %s", attempt + 1, why)
@@ -186,6 +190,14 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
         else:
             return ""
     return f"The tape could not be uploaded to the run's artifacts ({why})."
+
+
+def _write_page(page: RunPage, target: Path) -> None:
+    """Write what a run can live without."""
+    try:
+        page.write(target)
+    except Exception as error:  # noqa: BLE001 - strange values, or a full disk
+        _log.warning("cannot write the page of the run: %s", mask_credentials(f"{type(error).__name__}: {error}"))
 
 
 def _points(reader: SpoolReader) -> Iterator[Point]:

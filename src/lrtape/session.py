@@ -6,7 +6,7 @@ import multiprocessing.util
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import index
 from pathlib import Path
 from statistics import median
@@ -28,7 +28,7 @@ from lrtape.outbox import NoOutbox
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.spool import Frame
-from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, now_ms
+from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, Verdict, now_ms
 
 if TYPE_CHECKING:
     from lrtape.destination import Run, RunOrId
@@ -289,6 +289,18 @@ class Session:
         return self._findings + [
             finding for recorder in self._recorders for finding in (*recorder.findings, *recorder.skips())
         ]
+
+    def judge(self, verdict: str, findings: Iterable[Finding] = ()) -> None:
+        """Say what is to be said of the learning rates of this recording; after the end, nothing.
+
+        Args:
+            verdict: see `Verdict`.
+            findings: that it rests upon, without those of the session itself.
+        """
+        if self._status is None:
+            for finding in findings:
+                self._outbox.write(finding)
+            self._outbox.write(Verdict(verdict))
 
     @property
     def us_per_step(self) -> float | None:

@@ -130,7 +130,13 @@ class Patience:
         return False
 
 
-def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIVE_UP_S) -> Shipped:
+def ship(
+    folder: SpoolFolder,
+    sink: Sink,
+    writer: Writer,
+    give_up_s: float = GIVE_UP_S,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Shipped:
     """Send every point of a spool, in order, until the spool has ended and all of it is stored.
 
     Starts behind what the folder's `Progress` says is stored already, and keeps it up to date. The spool itself says
@@ -143,6 +149,7 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
         sink: takes about `BATCH_POINTS` points at a time, more only where a single step has more groups than that.
         writer: of the spool.
         give_up_s: seconds.
+        meanwhile: called between two batches as long as the recording goes on; it shall not take long, nor raise.
 
     Raises:
         SpoolError: there is no readable spool in `folder`.
@@ -174,8 +181,10 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
                 return Shipped(progress.points, None, damage)
             if not batch.points and (reader.end is not None or not recording):
                 return Shipped(progress.points, reader.end or writer.last_word, refused=all_refused)
-            if len(batch.points) < BATCH_POINTS and reader.end is None and recording:
-                recording = writer.is_recording(POLL_S)
+            if recording and reader.end is None:
+                meanwhile()
+                if len(batch.points) < BATCH_POINTS:
+                    recording = writer.is_recording(POLL_S)
 
 
 class _Failing:

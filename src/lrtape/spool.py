@@ -27,7 +27,7 @@ from zlib import crc32
 import msgspec
 
 from lrtape.errors import SpoolError
-from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
+from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape, Verdict
 
 MAGIC = b"LRTAPE\x00\x01"
 """Six letters, a zero, and the version of the format."""
@@ -51,6 +51,7 @@ class Kind(enum.IntEnum):
     POINT = 3
     FINDING = 4
     END = 5
+    VERDICT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class End:
     lost: int = 0
 
 
-Frame = Header | GroupLayout | Record | Point | Finding | End
+Frame = Header | GroupLayout | Record | Point | Finding | Verdict | End
 
 _KIND_OF: dict[type, Kind] = {
     Header: Kind.HEADER,
@@ -98,6 +99,7 @@ _KIND_OF: dict[type, Kind] = {
     Record: Kind.RECORD,
     Point: Kind.POINT,
     Finding: Kind.FINDING,
+    Verdict: Kind.VERDICT,
     End: Kind.END,
 }
 _DECODER: dict[int, msgspec.msgpack.Decoder[Any]] = {

@@ -105,11 +105,6 @@ class SpoolFolder:
         """The folder of that run's artifacts."""
         return self.path / "artifacts"
 
-    @property
-    def verdict(self) -> Path:
-        """What that run is to say of its learning rates; see `MlflowRun.put_verdict`."""
-        return self.path / "verdict"
-
     def load_progress(self) -> Progress:
         """Read the progress; none where nothing was sent yet."""
         try:

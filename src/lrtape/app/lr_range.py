@@ -89,6 +89,7 @@ def run_range(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: 
                 run, None, tracking.folder, tracking.keep_spool, tracking.fsync_every_s, tracking.close_timeout_s
             ) as session:
                 session.add(optimizer)
+                session.judge("")  # No schedule is meant to look like this.
 
                 def record(step: int, lr: float, loss: float, smoothed: float) -> None:  # noqa: ARG001
                     session.log(TRAIN_LOSS, loss, step)

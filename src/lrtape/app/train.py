@@ -177,6 +177,8 @@ def _train(
                 lambda: recorded.enter_context(_open_session(run, settings, resumption, groups, watch.columns))
             )
             session.add(trainer.optimizer, first_step=trainer.place.next_step)
+            if settings.checks == OFF:
+                session.judge("")
             try:
                 names = [group.name for group in groups]
                 with Console(settings.trainer, names, *trainer.length, trainer.place.next_step) as console:

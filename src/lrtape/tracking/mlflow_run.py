@@ -1,11 +1,13 @@
 """One MLflow run: opened at the start of a training, closed at its end, never touched in between."""
 
 import contextlib
+import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote, urlencode
 
 import mlflow
 from mlflow import ActiveRun as ActiveRun
@@ -14,7 +16,7 @@ from mlflow.entities import LifecycleStage, Param, RunTag
 from mlflow.tracking import fluent
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_ID
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from lrtape.errors import PrunedError, TrackingError
 from lrtape.tape import Point, Status
@@ -40,12 +42,14 @@ ERROR = "lrtape.error"
 MAX_ERROR_CHARACTERS = 1000
 VERDICT = "lr.verdict"
 """Tag: ``ok``, or the sentence of what is wrong most with the learning rates."""
-VERDICT_LINE = "Learning rates: "
-"""Begins the first line of the run's description."""
 NOTE = MLFLOW_RUN_NOTE
 """Tag: the run's description, in Markdown."""
+RUN_NAME = MLFLOW_RUN_NAME
+"""Tag: the run's name."""
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 """Tag: the artifacts that the UI shows as tables, as `MlflowClient.log_table` notes them (mlflow 3.17)."""
+_MODEL_TRAINING = "workflowType=machine_learning"
+"""In an address of the UI: mlflow (3.17) shows its pages for agents otherwise."""
 UI_ADDRESS = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` listens by default."""
 
@@ -177,8 +181,7 @@ class MlflowRun:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags. A failure is warned about."""
-        rows = [RunTag(key, text[:MAX_TAG_CHARACTERS]) for key, text in tags.items()]
-        self._warn_on_failure("set tags", lambda: self._client.log_batch(self.run_id, tags=rows))
+        self._warn_on_failure("set tags", lambda: self.put_tags(tags))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload one file into `folder` of the run's artifacts. A failure is warned about."""
@@ -199,22 +202,24 @@ class MlflowRun:
         """Upload `text` as the artifact `path`. A failure is warned about."""
         self._warn_on_failure(f"upload {path}", lambda: self._client.log_text(self.run_id, text, path))
 
-    def put_verdict(self, verdict: str) -> None:
-        """Say in a tag, and in the first line of the description, whether the learning rates are what was meant.
+    def tags(self) -> dict[str, str]:
+        """What is noted about the run.
 
-        A failure is warned about.
+        Raises:
+            TrackingError: the store does not answer, or refuses.
         """
-        self._warn_on_failure("note what it thinks of the learning rates", lambda: self._put_verdict(verdict))
+        with asking(self.tracking_uri):
+            return dict(self._client.get_run(self.run_id).data.tags)
 
-    def _put_verdict(self, verdict: str) -> None:
-        description = self._client.get_run(self.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-        if description.startswith(VERDICT_LINE):  # of the training that this one goes on with
-            description = description.partition("\n")[2]
-        text = f"{VERDICT_LINE}{verdict}" + (f"\n{description}" if description else "")
-        tags = {VERDICT: verdict, MLFLOW_RUN_NOTE: text}
-        self._client.log_batch(
-            self.run_id, tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()]
-        )
+    def put_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        rows = [RunTag(key, text[:MAX_TAG_CHARACTERS]) for key, text in tags.items()]
+        with asking(self.tracking_uri):
+            self._client.log_batch(self.run_id, tags=rows)
 
     def begin_recording(self, recording_id: str) -> None:
         """Note that a recording goes on: the run is not complete before `end_recording`.
@@ -299,13 +304,28 @@ class MlflowRun:
         base = mask_credentials(self.tracking_uri).rstrip("/") if is_server else UI_ADDRESS
         page = f"{base}/#/experiments/{self.experiment_id}/runs"
         lines = [
-            f"All runs:  {page}?compareRunsMode=CHART&workflowType=machine_learning",
-            f"This run:  {page}/{self.run_id}{tab}?workflowType=machine_learning",
+            f"All runs:  {page}?compareRunsMode=CHART&{_MODEL_TRAINING}",
+            f"This run:  {page}/{self.run_id}{tab}?{_MODEL_TRAINING}",
         ]
         if not is_server:
             uri = self.tracking_uri if sqlite_path(self.tracking_uri) else '"$MLFLOW_TRACKING_URI"'
             lines.insert(0, f"To look:   mlflow ui --backend-store-uri {uri}")
         return "\n".join(lines)
+
+    def curves_link(self, keys: Sequence[str]) -> str:
+        """Where the MLflow UI shows metrics of the run in one chart, on a logarithmic axis; relative to the UI."""
+        asked = {
+            "runs": json.dumps([self.run_id]),
+            "experiments": json.dumps([self.experiment_id]),
+            "plot_metric_keys": json.dumps(list(keys)),
+            "x_axis": "step",
+            "y_axis_scale": "log",
+        }
+        return f"#/metric/{quote(keys[0], safe='')}?{urlencode(asked, quote_via=quote)}"
+
+    def artifact_link(self, path: str) -> str:
+        """Where the MLflow UI shows an artifact of the run; relative to the UI."""
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}/artifacts/{path}?{_MODEL_TRAINING}"
 
     def _warn_on_failure(self, what: str, act: Callable[[], object]) -> None:
         try:

@@ -21,9 +21,6 @@ class NoRun:
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep nothing."""
 
-    def put_verdict(self, verdict: str) -> None:
-        """Keep nothing."""
-
     def finish(self, status: Status) -> None:
         """End nothing."""
 

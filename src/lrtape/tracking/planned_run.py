@@ -111,11 +111,6 @@ class PlannedRun:
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
 
-    def put_verdict(self, verdict: str) -> None:
-        """Keep it for the run; whoever ships the spool puts it there."""
-        with _warning_of_failure("keep what it thinks of the learning rates"):
-            self.folder.verdict.write_text(verdict)
-
     def finish(self, status: Status) -> None:  # noqa: ARG002 - the spool says it
         """Leave the end to whoever ships the spool; a plan without one was never used."""
         if not self.folder.spool.exists():
