@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said_before_the_training_and_kept_in_the_run(
     assert tags["lr.verdict"] == report["verdict"]
     assert tags["lr.verdict"].startswith("warning decays-too-fast: lr/all falls below 1% of its peak")
     assert len(tags["lr.verdict"]) <= 300
-    assert tags["mlflow.note.content"].splitlines()[2] == f"Learning rates: {tags['lr.verdict']}"
+    assert tags["mlflow.note.content"].replace("\\", "").splitlines()[2] == f"Learning rates: {tags['lr.verdict']}"
 
 
 def test_a_right_training_is_ok(
