@@ -18,10 +18,12 @@ from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, GroupLayout, Point, Status, Tape
 from lrtape.tape_file import write_tape
 from lrtape.tracking.history import TAPE_FOLDER, History
+from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
 from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.store import asking
 from lrtape.tracking.uri import mask_credentials
 
 MAX_COMPARED_POINTS = 200_000
@@ -80,12 +82,14 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
         not_uploaded = _upload(folder, header, run)
+        no_model, model_is_refused = _put_model(folder, header, run)
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
-    problem = " ".join(filter(None, [verdict.problem, not_uploaded]))
-    delivery = Delivery(verdict.points, not (not_uploaded or verdict.can_be_mended), problem)
+    problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))
+    is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)
+    delivery = Delivery(verdict.points, not is_owed, problem)
     if delivery.is_complete and not header.keep:
         folder.remove()
     else:
@@ -186,6 +190,18 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
         else:
             return ""
     return f"The tape could not be uploaded to the run's artifacts ({why})."
+
+
+def _put_model(folder: SpoolFolder, header: Header, run: MlflowRun) -> tuple[str, bool]:
+    """Store the run's model, if it is to have one; returns what is wrong, and whether that is for good."""
+    if not folder.model.exists():
+        return "", False
+    try:
+        with SpoolReader(folder.spool) as reader, asking(run.tracking_uri):
+            put_model(folder.model, run, header.recording_id, _points(reader))
+    except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
+        return f"The model could not be stored ({mask_credentials(str(error))}).", isinstance(error, RefusedError)
+    return "", False
 
 
 def _points(reader: SpoolReader) -> Iterator[Point]:

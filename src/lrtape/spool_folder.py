@@ -106,6 +106,11 @@ class SpoolFolder:
         return self.path / "artifacts"
 
     @property
+    def model(self) -> Path:
+        """The folder of the run's model, if it is to have one; see ``tracking/logged_model.py``."""
+        return self.path / "model"
+
+    @property
     def verdict(self) -> Path:
         """What that run is to say of its learning rates; see `MlflowRun.put_verdict`."""
         return self.path / "verdict"
