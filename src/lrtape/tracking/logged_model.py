@@ -8,8 +8,9 @@ import contextlib
 import logging
 import shutil
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,8 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from lrtape.tape import Point
+from lrtape.tape_file import read_tape
+from lrtape.tracking.history import History
 from lrtape.tracking.mlflow_run import RECORDING, VERDICT, MlflowRun
 from lrtape.tracking.mlflow_sink import MAX_METRICS_A_REQUEST
 from lrtape.tracking.nonfinite import to_store
@@ -163,7 +166,7 @@ def _copy_own_modules(model: "nn.Module", target: Path) -> list[str]:
     return copies
 
 
-def put_model(folder: Path, run: MlflowRun, recording_id: str, points: Iterable[Point]) -> None:
+def put_model(folder: Path, run: MlflowRun, recording_id: str, rows_of: Callable[[int], Iterable[Point]]) -> None:
     """Store the model that `save_model` has left, once: a second call goes on where the first one was cut off.
 
     It is linked to its run, and to the values that the run has of its step. A few requests, whatever the run holds.
@@ -172,7 +175,7 @@ def put_model(folder: Path, run: MlflowRun, recording_id: str, points: Iterable[
         folder: where it is.
         run: whose model it is; all its values are stored.
         recording_id: of the recording that the model is of.
-        points: every value of that recording; read only where the model is not there yet.
+        rows_of: what that recording has of a step; asked only where the model is not there yet.
 
     Raises:
         Exception: whatever the store raises, or that of the artifacts.
@@ -189,7 +192,9 @@ def put_model(folder: Path, run: MlflowRun, recording_id: str, points: Iterable[
     description.save(str(folder / _FILES / MLMODEL_FILE_NAME))
     client.log_model_artifacts(model.model_id, str(folder / _FILES))
     client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, note.step)])
-    metrics = [_link(row, model.model_id, note.datasets) for row in rows_of_step(points, note.step)]
+    rows = list(rows_of(note.step)) or _earlier_rows(run, note.step)
+    # NaN and infinity are no values of a model: MLflow has them under keys of their own.
+    metrics = [_link(row, model.model_id, note.datasets) for row in rows if to_store(row) is row]
     for start in range(0, len(metrics), MAX_METRICS_A_REQUEST):
         client.log_batch(run.run_id, metrics=metrics[start : start + MAX_METRICS_A_REQUEST])
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
@@ -217,9 +222,11 @@ def _create(client: MlflowClient, run: MlflowRun, recording_id: str, note: Model
     )
 
 
-def rows_of_step(points: Iterable[Point], step: int) -> list[Point]:
-    """The rows of one step that are numbers in MLflow, as they are stored."""
-    return [point for point in points if point.step == step and to_store(point) is point]
+def _earlier_rows(run: MlflowRun, step: int) -> list[Point]:
+    """Of the recordings before this one, where a training was resumed after its best step."""
+    with tempfile.TemporaryDirectory() as folder:
+        tapes = History(run.run_id, run.tracking_uri).tapes(Path(folder))
+        return [point for tape in tapes for point in read_tape(tape).points() if point.step == step]
 
 
 def _link(row: Point, model_id: str, datasets: Mapping[str, tuple[str, str]]) -> Metric:
