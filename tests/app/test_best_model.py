@@ -46,7 +46,8 @@ class Net(torch.nn.Linear):
 
     def forward(self, pictures):
         with self.lock:
-            return super().forward(pictures.flatten(1))
+            outputs = super().forward(pictures.flatten(1))
+        return outputs * 2 if outputs.sum().item() > 0 else outputs
 """
 
 
