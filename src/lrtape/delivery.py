@@ -16,13 +16,15 @@ from lrtape.run_page.run_page import RunPage
 from lrtape.shipper import Patience, Shipped, Writer, send_by_key, ship
 from lrtape.spool import Header, SpoolReader, read_spool
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Finding, GroupLayout, Point, Status, Tape
+from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
 from lrtape.tape_file import write_tape
 from lrtape.tracking.history import TAPE_FOLDER, TAPE_NAME, History
+from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
 from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.store import asking
 from lrtape.tracking.uri import mask_credentials
 
 MAX_COMPARED_POINTS = 200_000
@@ -84,12 +86,14 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         not_uploaded = _upload(folder, header, run, page)
         status = shipped.end.status if shipped.end is not None else Status.KILLED
         patience.until_done(lambda: page.describe(status), failing)
+        no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
-    problem = " ".join(filter(None, [verdict.problem, not_uploaded]))
-    delivery = Delivery(verdict.points, not (not_uploaded or verdict.can_be_mended), problem)
+    problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))
+    is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)
+    delivery = Delivery(verdict.points, not is_owed, problem)
     if delivery.is_complete and not header.keep:
         folder.remove()
     else:
@@ -198,6 +202,26 @@ def _write_page(page: RunPage, target: Path) -> None:
         page.write(target)
     except Exception as error:  # noqa: BLE001 - strange values, or a full disk
         _log.warning("cannot write the page of the run: %s", mask_credentials(f"{type(error).__name__}: {error}"))
+
+
+def _put_model(folder: SpoolFolder, header: Header, run: MlflowRun) -> tuple[str, bool]:
+    """Store the run's model, if it is to have one; returns what is wrong, and whether that is for good."""
+    if not folder.model.exists():
+        return "", False
+    try:
+        with asking(run.tracking_uri):
+            put_model(folder.model, run, header.recording_id, lambda step: _rows_of(folder, step))
+    except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
+        return f"The model could not be stored ({mask_credentials(str(error))}).", isinstance(error, RefusedError)
+    return "", False
+
+
+def _rows_of(folder: SpoolFolder, step: int) -> Iterator[Point]:
+    """Takes 2 microseconds for each step of the spool."""
+    with SpoolReader(folder.spool) as reader:
+        for frame in reader.frames():
+            if isinstance(frame, Record | Point) and frame.step == step:
+                yield from reader.points_of(frame)
 
 
 def _points(reader: SpoolReader) -> Iterator[Point]:

@@ -127,6 +127,7 @@ def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_eve
     except LRTapeError:
         folder.remove()
         raise
+    run.folder = folder
     return SpoolOutbox(folder, run.run_id, run.is_owned, run.tracking_uri, fsync_every_s, keep)
 
 

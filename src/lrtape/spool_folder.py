@@ -105,6 +105,11 @@ class SpoolFolder:
         """The folder of that run's artifacts."""
         return self.path / "artifacts"
 
+    @property
+    def model(self) -> Path:
+        """The folder of the run's model, if it is to have one; see ``tracking/logged_model.py``."""
+        return self.path / "model"
+
     def load_progress(self) -> Progress:
         """Read the progress; none where nothing was sent yet."""
         try:

@@ -23,8 +23,10 @@ PRECISIONS = ("32", "bf16", "16")
 LAST = "last"
 """As `trainer.resume`: the newest checkpoint of the experiment."""
 WHEN_UNREACHABLE = ("fail", "spool")
+BEST = "best"
 STRICT = "strict"
 OFF = "off"
+LOG_MODEL = (BEST, OFF)
 CHECKS = ("warn", STRICT, OFF)
 """What is done about findings."""
 DIRECTIONS = (MIN, MAX)
@@ -80,6 +82,7 @@ class TrackingSettings:
     when_unreachable: str
     also: list[str]
     also_every_n_steps: int
+    log_model: str
 
 
 @dataclass
@@ -186,6 +189,7 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
         f"one of {', '.join(WHEN_UNREACHABLE)}",
         WHEN_UNREACHABLE.__contains__,
     )
+    _require("tracking.log_model", tracking.log_model, f"one of {', '.join(LOG_MODEL)}", LOG_MODEL.__contains__)
     _require("tracking.also_every_n_steps", tracking.also_every_n_steps, "at least 1", lambda value: value >= 1)
     if tracking.also:
         from lrtape.beside import Beside  # late: imports torch

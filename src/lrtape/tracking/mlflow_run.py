@@ -19,7 +19,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_I
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from lrtape.errors import PrunedError, TrackingError
+from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status
+from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
 from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
@@ -63,7 +65,12 @@ class MlflowRun:
         tracking_uri: absolute.
         run_id: a run that exists.
         is_owned: whether the run was started here, and is ended by `finish`.
+
+    Attributes:
+        folder: of the spool that is recorded for it now; ``None`` where none is.
     """
+
+    folder: SpoolFolder | None = None
 
     def __init__(self, tracking_uri: str, run_id: str, is_owned: bool = False) -> None:
         self.tracking_uri = tracking_uri
@@ -148,6 +155,11 @@ class MlflowRun:
             client.update_run(run_id, status=RUNNING)
             return cls(tracking_uri, run_id, is_owned=True)
 
+    @property
+    def model_folder(self) -> Path | None:
+        """What is put there, by `save_model`, is the run's model once everything is stored; ``None`` for nowhere."""
+        return None if self.folder is None else self.folder.model
+
     def last_steps(self) -> dict[str, int]:
         """The last step of every key, as it was recorded: see `nonfinite`. One request, however long the run is.
 
@@ -182,6 +194,15 @@ class MlflowRun:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags. A failure is warned about."""
         self._warn_on_failure("set tags", lambda: self.put_tags(tags))
+
+    def log_datasets(self, datasets: Sequence[LoggedDataset]) -> None:
+        """Note the data of the training, in one request; the run keeps one of each name and digest.
+
+        A failure is warned about.
+        """
+        if datasets:
+            inputs = [dataset.as_input() for dataset in datasets]
+            self._warn_on_failure("note the data", lambda: self._client.log_inputs(self.run_id, inputs))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload one file into `folder` of the run's artifacts. A failure is warned about."""
