@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from lrtape.checks.registry import CODES
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.range_curve import check_range
+from lrtape.recording_options import EVERY_STEP, RECORDS, RecordingOptions
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
 from lrtape.trials import MAX, MIN
 
@@ -80,6 +81,13 @@ class TrackingSettings:
     when_unreachable: str
     also: list[str]
     also_every_n_steps: int
+    record: str = EVERY_STEP
+    lr_log10: bool = False
+
+    @property
+    def options(self) -> RecordingOptions:
+        """How a recording is kept, and what of it is stored."""
+        return RecordingOptions(self.folder, self.keep_spool, self.fsync_every_s, self.record, self.lr_log10)
 
 
 @dataclass
@@ -186,6 +194,7 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
         f"one of {', '.join(WHEN_UNREACHABLE)}",
         WHEN_UNREACHABLE.__contains__,
     )
+    _require("tracking.record", tracking.record, f"one of {', '.join(RECORDS)}", RECORDS.__contains__)
     _require("tracking.also_every_n_steps", tracking.also_every_n_steps, "at least 1", lambda value: value >= 1)
     if tracking.also:
         from lrtape.beside import Beside  # late: imports torch

@@ -1,6 +1,7 @@
 """One MLflow run: opened at the start of a training, closed at its end, never touched in between."""
 
 import contextlib
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_I
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from lrtape.errors import PrunedError, TrackingError
+from lrtape.recording_options import CHANGES, EVERY_STEP
 from lrtape.tape import Point, Status
+from lrtape.tape_file import read_tape
 from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
 from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
@@ -31,6 +34,8 @@ RECORDING = "lrtape.recording"
 """Tag: the recording that ends the run; the last one, where a training was resumed."""
 MISSING = "lrtape.missing."
 """Tag, with a recording's id behind it: why that recording is not complete."""
+RECORD = "lrtape.record"
+"""Tag: ``changes`` where a recording has stored no more of the learning rates; its tape has every step."""
 COMPLETE = "lrtape.complete"
 """Tag: ``true`` when every value that was recorded is stored and was compared, else ``false``."""
 US_PER_STEP = "lrtape.us_per_step"
@@ -162,12 +167,16 @@ class MlflowRun:
     def points_from(self, first_step: int) -> list[Point]:
         """Every row from `first_step` on. Takes one request where there is none, else 40 us for each row of their keys.
 
+        Where not every step was stored, the tapes among the artifacts are asked, too.
+
         Raises:
+            SpoolError: one of the tapes cannot be read.
             TrackingError: the store does not answer, or refuses.
         """
         history = History(self.run_id, self.tracking_uri)
         keys = [key for key, last_step in self.last_steps().items() if last_step >= first_step]
-        return [point for key in keys for point in history.points(key) if point.step >= first_step]
+        points = [point for key in keys for point in history.points(key) if point.step >= first_step]
+        return points + _taped(history, first_step) if keys and history.tags().get(RECORD) == CHANGES else points
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params, each as text."""
@@ -216,8 +225,12 @@ class MlflowRun:
             self.run_id, tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()]
         )
 
-    def begin_recording(self, recording_id: str) -> None:
+    def begin_recording(self, recording_id: str, record: str = EVERY_STEP) -> None:
         """Note that a recording goes on: the run is not complete before `end_recording`.
+
+        Args:
+            recording_id: of its spool.
+            record: ``every_step`` or ``changes``: what of it is stored.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
@@ -225,6 +238,8 @@ class MlflowRun:
         tags = {COMPLETE: "false", MISSING + recording_id: "still recording"}
         if self.is_owned:
             tags[RECORDING] = recording_id
+        if record == CHANGES:
+            tags[RECORD] = record
         with asking(self.tracking_uri):
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
@@ -325,3 +340,15 @@ class MlflowRun:
             text = f"{type(error).__name__}: {error}{notes}"
             self.set_tags({ERROR: mask_credentials(text)[:MAX_ERROR_CHARACTERS]})
         self.finish(Status.after(error))
+
+
+def _taped(history: History, first_step: int) -> list[Point]:
+    with tempfile.TemporaryDirectory() as folder:
+        tapes = [read_tape(path) for path in history.tapes(Path(folder))]
+    return [
+        Point(key, *row)
+        for tape in tapes
+        for key, series in tape.items()
+        if len(later := series.since(first_step))
+        for row in zip(later.steps, later.times_ms, later.values, strict=True)
+    ]
