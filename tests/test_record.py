@@ -54,7 +54,8 @@ def drawn(store: str, run_id: str, key: str) -> list[tuple[int, float]]:
     """The corners of the line that MLflow's page draws, by the same request."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    rows = SqlAlchemyStore(store, "artifacts").get_metric_history_bulk_interval([run_id], key, MAX_DRAWN, None, None)
+    sql: Any = SqlAlchemyStore(store, "artifacts")  # type: ignore[no-untyped-call]  # mlflow 3.17
+    rows = sql.get_metric_history_bulk_interval([run_id], key, MAX_DRAWN, None, None)
     return sorted((row.step, row.value) for row in rows)
 
 

@@ -51,7 +51,7 @@ def _state(folder: SpoolFolder) -> str:
         header, end = reader.header, reader.end
         n_due += len(selection.rest()) if not is_recording else 0
     n_left = n_due - progress.points
-    due = f", {n_due:,} values to be stored" if header.record == CHANGES or header.lr_log10 else ""
+    due = f", {n_due:,} to be stored" if header.record == CHANGES or header.lr_log10 else ""
     is_left_behind = not is_recording and not progress.complete and not folder.is_claimed()
     if progress.complete:
         doing = "kept and complete"
