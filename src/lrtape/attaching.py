@@ -159,6 +159,7 @@ def attach(
         "model": None if model is None else weakref.ref(model),
         "print_every_n_steps": print_every_n_steps,
         **{field.name: getattr(options, field.name) for field in fields(options)},
+        "folder": str(folder),
         "close_timeout_s": close_timeout_s,
         "first_step": first_steps,
         "also": beside,
