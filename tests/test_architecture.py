@@ -13,7 +13,21 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 
 # A module imports only from lines above its own; `tracking` and `app` also within themselves.
 LAYERS = [
-    ["errors", "tape", "keys", "arithmetic", "shapes", "plan", "trials", "cpus", "ranks", "colors", "changes", "lines"],
+    [
+        "errors",
+        "tape",
+        "keys",
+        "arithmetic",
+        "shapes",
+        "plan",
+        "trials",
+        "cpus",
+        "ranks",
+        "colors",
+        "changes",
+        "lines",
+        "recording_options",
+    ],
     [
         "checks",
         "compare",
@@ -46,6 +60,7 @@ LAYERS = [
         "optimizers",
         "range_curve",
         "leaderboard",
+        "selection",
         "beside",
     ],
     ["outbox", "beside_recorder", "shipper", "simulation", "range_plot", "report", "picture", "run_page"],

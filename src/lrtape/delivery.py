@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrtape.compare import Comparison, compare
+from lrtape.compare import Comparison, allow, compare
 from lrtape.errors import TrackingError
+from lrtape.keys import LR, LR_LOG10
+from lrtape.recording_options import CHANGES, EVERY_STEP
 from lrtape.run_page.run_page import RunPage
+from lrtape.selection import Selection
 from lrtape.shipper import Patience, Shipped, Writer, send_by_key, ship
-from lrtape.spool import Header, SpoolReader, read_spool
+from lrtape.spool import Header, SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
 from lrtape.tape_file import write_tape
@@ -112,7 +115,9 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
 
 
 def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
-    return MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri)
+    return (
+        MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri, header.record)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +137,12 @@ def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Ship
         TrackingError: it is still missing, although nothing was refused; what answers may not be the store at all.
     """
     tape = _compared(folder, shipped)
-    comparison = _compare(tape, run)
+    comparison = _compare(tape, folder, run)
     refused: Mapping[str, tuple[int, str]] = {}
     n_missing = len(comparison.missing)
     if comparison.missing:
         refused = send_by_key(comparison.missing, sink)
-        comparison = _compare(tape, run)
+        comparison = _compare(tape, folder, run)
         if not refused and comparison.missing:
             raise TrackingError(
                 f"the store has acknowledged values that it does not have: {'; '.join(comparison.differences())}"
@@ -157,18 +162,25 @@ def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Ship
 
 def _compared(folder: SpoolFolder, shipped: Shipped) -> Tape:
     """What is to be compared with the store."""
-    if shipped.points <= MAX_COMPARED_POINTS:
-        return read_spool(folder.spool)
     refused = {*folder.load_progress().refused_keys, *shipped.refused}
     with SpoolReader(folder.spool) as reader:
-        return Tape(point for point in _points(reader) if point.key in refused)
+        points = Selection(reader).points(is_over=True)
+        is_whole = shipped.points <= MAX_COMPARED_POINTS
+        return Tape(point for point in points if is_whole or point.key in refused)
 
 
-def _compare(tape: Tape, run: MlflowRun) -> Comparison:
+def _compare(tape: Tape, folder: SpoolFolder, run: MlflowRun) -> Comparison:
     history = History(run.run_id, run.tracking_uri)
     comparison = sum((compare(key, series, history.points(key)) for key, series in tape.items()), Comparison())
+    with SpoolReader(folder.spool) as reader:
+        header = reader.header
+        if header.record == CHANGES and (surplus := [*comparison.foreign, *comparison.unrecorded]):
+            wanted = {(point.key, point.step) for point in surplus}
+            recorded = Selection(reader, EVERY_STEP).points(is_over=True)
+            comparison = allow(comparison, Tape(point for point in recorded if (point.key, point.step) in wanted))
     # Of a key that is not lrtape's own, another recording of the run, or anybody, may log what it likes.
-    foreign = [point for point in comparison.foreign if point.key.startswith("lr/")]
+    own = (LR, LR_LOG10) if header.lr_log10 else (LR,)
+    foreign = [point for point in comparison.foreign if point.key.startswith(own)]
     return dataclasses.replace(comparison, foreign=foreign)
 
 
@@ -237,6 +249,8 @@ def _notes(folder: SpoolFolder, header: Header) -> dict[str, Any]:
     return {
         "recording_id": header.recording_id,
         "created_ms": header.created_ms,
+        "record": header.record,
+        "lr_log10": header.lr_log10,
         "layouts": [dataclasses.asdict(frame) for frame in frames if isinstance(frame, GroupLayout)],
         "findings": [dataclasses.asdict(frame) for frame in frames if isinstance(frame, Finding)],
         "end": None if end is None else dataclasses.asdict(end),

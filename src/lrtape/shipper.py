@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from lrtape.errors import TrackingError
+from lrtape.selection import Batch, Selection
 from lrtape.spool import End, SpoolReader
 from lrtape.spool_folder import Progress, SpoolFolder
 from lrtape.tape import Point
@@ -137,7 +138,7 @@ def ship(
     give_up_s: float = GIVE_UP_S,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Shipped:
-    """Send every point of a spool, in order, until the spool has ended and all of it is stored.
+    """Send every point of a spool that the store gets, in order, until the spool has ended and all of it is stored.
 
     Starts behind what the folder's `Progress` says is stored already, and keeps it up to date. The spool itself says
     when to stop: its last frame is an ``End``, or its writer is dead. Stops early when the recording has ended and the
@@ -159,9 +160,13 @@ def ship(
     all_refused: dict[str, tuple[int, str]] = {}
     recording = True
     with SpoolReader(folder.spool) as reader:
-        reader.skip_to(progress.offset)
+        selection = Selection(reader)
+        selection.skip_to(progress.offset)
         while True:
-            batch = reader.batch(BATCH_POINTS)
+            batch = selection.batch(BATCH_POINTS)
+            is_rest = not batch.points and not recording and reader.end is None and not progress.rest_sent
+            if is_rest:
+                batch = Batch(selection.rest(), batch.offset)
             if batch.points:
                 failing = _Failing(folder, progress)
                 try:
@@ -170,9 +175,10 @@ def ship(
                     failing(error)
                     return Shipped(progress.points, reader.end or writer.last_word, failing.text)
                 progress = _after(progress, len(batch.points), refused)
+                progress = dataclasses.replace(progress, rest_sent=progress.rest_sent or is_rest)
                 for key, (n_points, text) in refused.items():
                     all_refused[key] = (all_refused.get(key, (0, ""))[0] + n_points, text)
-            if batch.offset > progress.offset:
+            if batch.points or batch.offset > progress.offset:
                 progress = dataclasses.replace(progress, offset=batch.offset)
                 folder.save_progress(progress)
             if not batch.points and not recording and reader.end is None and reader.is_damaged():

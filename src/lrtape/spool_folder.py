@@ -30,6 +30,8 @@ class Progress:
         refused: whether the store refuses for good, and a person must mend something.
         refused_keys: the keys whose values alone the store refuses.
         compared: whether what is stored was compared with the spool.
+        rest_sent: whether the last steps of a recording that ended without a word are stored, too; see
+            `lrtape.selection.Selection.rest`.
         complete: whether everything is stored and was compared; the spool is there only because it shall be kept.
     """
 
@@ -39,6 +41,7 @@ class Progress:
     refused: bool = False
     refused_keys: tuple[str, ...] = ()
     compared: bool = False
+    rest_sent: bool = False
     complete: bool = False
 
 

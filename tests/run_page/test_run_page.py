@@ -18,11 +18,11 @@ from mlflow import MlflowClient
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 import lrtape
+from lrtape.recording_options import FOLDER
 from lrtape.recover import recover
 from lrtape.run_page import run_page
 from lrtape.run_page.description import BEGIN, END, with_description
 from lrtape.run_page.run_page import RunPage
-from lrtape.session import FOLDER
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.mlflow_run import MlflowRun
 

@@ -272,9 +272,7 @@ def _open_session(
     return open_session(
         run,
         None,
-        tracking.folder,
-        tracking.keep_spool,
-        tracking.fsync_every_s,
+        tracking.options,
         tracking.close_timeout_s,
         overlap,
         columns=columns,

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_I
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from lrtape.errors import PrunedError, TrackingError
+from lrtape.recording_options import CHANGES, EVERY_STEP
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status
+from lrtape.tape_file import read_tape
 from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
@@ -35,6 +38,8 @@ RECORDING = "lrtape.recording"
 """Tag: the recording that ends the run; the last one, where a training was resumed."""
 MISSING = "lrtape.missing."
 """Tag, with a recording's id behind it: why that recording is not complete."""
+RECORD = "lrtape.record"
+"""Tag: ``changes`` where a recording has stored no more of the learning rates; its tape has every step."""
 COMPLETE = "lrtape.complete"
 """Tag: ``true`` when every value that was recorded is stored and was compared, else ``false``."""
 US_PER_STEP = "lrtape.us_per_step"
@@ -178,12 +183,16 @@ class MlflowRun:
     def points_from(self, first_step: int) -> list[Point]:
         """Every row from `first_step` on. Takes one request where there is none, else 40 us for each row of their keys.
 
+        Where not every step was stored, the tapes among the artifacts are asked, too.
+
         Raises:
+            SpoolError: one of the tapes cannot be read.
             TrackingError: the store does not answer, or refuses.
         """
         history = History(self.run_id, self.tracking_uri)
         keys = [key for key, last_step in self.last_steps().items() if last_step >= first_step]
-        return [point for key in keys for point in history.points(key) if point.step >= first_step]
+        points = [point for key in keys for point in history.points(key) if point.step >= first_step]
+        return points + _taped(history, first_step) if keys and history.tags().get(RECORD) == CHANGES else points
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params, each as text."""
@@ -242,8 +251,12 @@ class MlflowRun:
         with asking(self.tracking_uri):
             self._client.log_batch(self.run_id, tags=rows)
 
-    def begin_recording(self, recording_id: str) -> None:
+    def begin_recording(self, recording_id: str, record: str = EVERY_STEP) -> None:
         """Note that a recording goes on: the run is not complete before `end_recording`.
+
+        Args:
+            recording_id: of its spool.
+            record: ``every_step`` or ``changes``: what of it is stored.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
@@ -251,6 +264,8 @@ class MlflowRun:
         tags = {COMPLETE: "false", MISSING + recording_id: "still recording"}
         if self.is_owned:
             tags[RECORDING] = recording_id
+        if record == CHANGES:
+            tags[RECORD] = record
         with asking(self.tracking_uri):
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
@@ -366,3 +381,15 @@ class MlflowRun:
             text = f"{type(error).__name__}: {error}{notes}"
             self.set_tags({ERROR: mask_credentials(text)[:MAX_ERROR_CHARACTERS]})
         self.finish(Status.after(error))
+
+
+def _taped(history: History, first_step: int) -> list[Point]:
+    with tempfile.TemporaryDirectory() as folder:
+        tapes = [read_tape(path) for path in history.tapes(Path(folder))]
+    return [
+        Point(key, *row)
+        for tape in tapes
+        for key, series in tape.items()
+        if len(later := series.since(first_step))
+        for row in zip(later.steps, later.times_ms, later.values, strict=True)
+    ]

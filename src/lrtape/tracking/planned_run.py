@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from lrtape.errors import TrackingError
+from lrtape.recording_options import EVERY_STEP
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status, now_ms
 from lrtape.tracking.datasets import LoggedDataset
@@ -161,8 +162,13 @@ def _warning_of_failure(what: str) -> Iterator[None]:
         warnings.warn(f"lrtape could not {what}: {error}", stacklevel=4)
 
 
-def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
+def realize(folder: SpoolFolder, tracking_uri: str, record: str = EVERY_STEP) -> MlflowRun:
     """Create the run that is planned in `folder`, or find it, if that was done already.
+
+    Args:
+        folder: of the recording.
+        tracking_uri: absolute, with credentials where they are needed.
+        record: see `MlflowRun.begin_recording`.
 
     Raises:
         ConfigError: its experiment was deleted.
@@ -181,7 +187,7 @@ def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
         run = MlflowRun(tracking_uri, run_id)
         run.log_params(plan.params)
         run.log_datasets(plan.datasets)
-    run.begin_recording(plan.recording_id)
+    run.begin_recording(plan.recording_id, record)
     return run
 
 

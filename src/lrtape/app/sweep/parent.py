@@ -19,6 +19,7 @@ from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.record import SweepRecord
 from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.errors import ConfigError
+from lrtape.recording_options import RecordingOptions
 from lrtape.session import Session, open_session
 from lrtape.tape import Status
 from lrtape.tracking import sweep_runs
@@ -103,7 +104,9 @@ class Parent:
                 if plan.trials:  # of a search, only its tags tell
                     run.log_text(_list_of(plan), PLANNED)
                 SweepRecord(plan.id, run.run_id, plan.title, sys.argv[1:], str(Path.cwd())).save(folder)
-                session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
+                session = open_session(
+                    run, None, RecordingOptions(folder), tracking.close_timeout_s, shows_progress=False
+                )
             except BaseException as error:  # Ctrl-C, too, shall leave no run that is RUNNING for ever
                 run.finish(Status.after(error))
                 raise
