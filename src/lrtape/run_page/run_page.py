@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lrtape.curve_page import curve_page
 from lrtape.curve_svg import draw_svg
+from lrtape.keys import LR
 from lrtape.run_page.description import CURVE, About, describe, with_description
 from lrtape.run_page.environment import environment
 from lrtape.run_page.summary import Summary
@@ -82,8 +83,7 @@ class RunPage:
         Raises:
             Exception: whatever comes of a disk, a store or strange values.
         """
-        self._read()
-        self._verdict = self._summary.judge(self._n_planned)
+        self._verdict = self._summary.judge(self._n_planned, self._read().header.lr_log10)
         lr, config = target / TAPE_FOLDER, target / CONFIG_FOLDER
         lr.mkdir(exist_ok=True)
         config.mkdir(exist_ok=True)
@@ -110,7 +110,7 @@ class RunPage:
             self._put(self._verdict, status)
 
     def _put(self, verdict: str, status: str) -> None:
-        keys = [f"lr/{group.name}" for group in self._summary.moving]
+        keys = [f"{LR}{group.name}" for group in self._summary.moving]
         links = [("All groups in one chart", self._run.curves_link(keys))]
         if status:
             for text, name in (("Look closer", PAGE), ("Every change", CHANGES)):
@@ -123,7 +123,7 @@ class RunPage:
             tags[VERDICT] = verdict
         self._run.put_tags(tags)
 
-    def _read(self) -> None:
+    def _read(self) -> SpoolReader:
         """Read on in the spool; the first time what the run has besides."""
         if self._reader is None:
             tags = self._run.tags()
@@ -133,6 +133,7 @@ class RunPage:
             self._read_others()
             self._reader = SpoolReader(self._folder.spool)
         self._summary.read_spool(self._reader)
+        return self._reader
 
     def _read_others(self) -> None:
         with SpoolReader(self._folder.spool) as reader:

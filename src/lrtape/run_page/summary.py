@@ -8,6 +8,7 @@ from lrtape.checks.registry import check
 from lrtape.checks.verdict import verdict_on
 from lrtape.columns import Columns
 from lrtape.curve_svg import Curve
+from lrtape.keys import LR
 from lrtape.plan import Plan
 from lrtape.run_page.group_summary import GroupSummary
 from lrtape.spool import SpoolReader
@@ -16,7 +17,6 @@ from lrtape.tape_file import read_notes, read_parts
 
 MAX_JUDGED = 1_000_000
 """Learning rates that are kept to be judged here; 8 megabytes, and a second."""
-LR = "lr/"
 FROZEN = "frozen/"
 """Begins the key that says whether a group moves, as the trainer logs it."""
 
@@ -96,11 +96,12 @@ class Summary:
         if finding not in self.findings:
             self.findings.append(finding)
 
-    def judge(self, n_steps: int | None) -> str:
+    def judge(self, n_steps: int | None, lr_log10: bool) -> str:
         """The verdict on the whole recording, when it is over; what is found on the way is among the findings then.
 
         Args:
             n_steps: that were planned; ``None`` where nobody knows.
+            lr_log10: see `Plan`.
 
         Returns:
             See `Verdict`; also empty where there was too much to be judged here.
@@ -110,7 +111,7 @@ class Summary:
         if self._kept is None:
             return ""
         tape = Tape.union([Tape.of(self._earlier), self._kept.tape()])
-        for finding in check(tape, None if n_steps is None else Plan(n_steps)) if tape else ():
+        for finding in check(tape, Plan(n_steps or self.n_steps, lr_log10=lr_log10)) if tape else ():
             self._find(finding)
         return verdict_on(self.findings)
 
