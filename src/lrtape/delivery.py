@@ -17,11 +17,12 @@ from lrtape.spool import Header, SpoolReader, read_spool
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, GroupLayout, Point, Status, Tape
 from lrtape.tape_file import write_tape
+from lrtape.tracking.dashboard import SeedingSink, seed_dashboard
 from lrtape.tracking.history import TAPE_FOLDER, History
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
-from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.sink import RefusedError, Sink
 from lrtape.tracking.uri import mask_credentials
 
 MAX_COMPARED_POINTS = 200_000
@@ -71,7 +72,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     patience = Patience(folder, writer, give_up_s)
     try:
         run = patience.until_done(lambda: _open(folder, header, tracking_uri), failing)
-        sink = MlflowSink(tracking_uri, run.run_id)
+        sink = SeedingSink(MlflowSink(tracking_uri, run.run_id), run)
         shipped = ship(folder, sink, writer, give_up_s)
         if shipped.error:
             with contextlib.suppress(TrackingError):
@@ -80,6 +81,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
         not_uploaded = _upload(folder, header, run)
+        seed_dashboard(run)
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
@@ -117,7 +119,7 @@ class _Verdict:
     refused_keys: tuple[str, ...]
 
 
-def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Shipped) -> _Verdict:
+def _verify(folder: SpoolFolder, run: MlflowRun, sink: Sink, shipped: Shipped) -> _Verdict:
     """Compare every row, and send what is missing once more; of a long tape, only what the store has refused before.
 
     Raises:
