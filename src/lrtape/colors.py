@@ -1,7 +1,10 @@
 """Colors of curves and runs, which people tell apart who do not see all colors."""
 
-CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Those of M. Okabe and K. Ito, "Color Universal Design", 2008, without their yellow, which is not seen upon white."""
+RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Those of M. Okabe and K. Ito, "Color Universal Design", 2008, without their yellow and their black, which are not seen
+upon a white and upon a dark page: blue, vermilion, bluish green, reddish purple, orange, sky blue."""
+CURVES = (*RUNS, "#000000")
+"""In a picture of ours, which is white."""
 DASHES = ((), (8, 4), (2, 3), (10, 3, 2, 3))
 """Lengths of lines and gaps, in pixels: they tell curves apart that lie upon one another, or are printed in grey."""
 

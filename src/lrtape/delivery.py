@@ -21,12 +21,13 @@ from lrtape.spool import Header, SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
 from lrtape.tape_file import write_tape
+from lrtape.tracking.dashboard import SeedingSink, seed_dashboard
 from lrtape.tracking.history import TAPE_FOLDER, TAPE_NAME, History
 from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
-from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.sink import RefusedError, Sink
 from lrtape.tracking.store import asking
 from lrtape.tracking.uri import mask_credentials
 
@@ -77,7 +78,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     patience = Patience(folder, writer, give_up_s)
     try:
         run = patience.until_done(lambda: _open(folder, header, tracking_uri), failing)
-        sink = MlflowSink(tracking_uri, run.run_id)
+        sink = SeedingSink(MlflowSink(tracking_uri, run.run_id), run)
         page = RunPage(folder, run)
         shipped = ship(folder, sink, writer, give_up_s, page.refresh_if_due)
         if shipped.error:
@@ -89,6 +90,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         not_uploaded = _upload(folder, header, run, page)
         status = shipped.end.status if shipped.end is not None else Status.KILLED
         patience.until_done(lambda: page.describe(status), failing)
+        seed_dashboard(run)
         no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
@@ -130,7 +132,7 @@ class _Verdict:
     refused_keys: tuple[str, ...]
 
 
-def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Shipped) -> _Verdict:
+def _verify(folder: SpoolFolder, run: MlflowRun, sink: Sink, shipped: Shipped) -> _Verdict:
     """Compare every row, and send what is missing once more; of a long tape, only what the store has refused before.
 
     Raises:

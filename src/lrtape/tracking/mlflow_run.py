@@ -24,10 +24,12 @@ from lrtape.recording_options import CHANGES, EVERY_STEP
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status
 from lrtape.tape_file import read_tape
+from lrtape.tracking.dashboard import AVERAGED, DASHBOARD, views_of
 from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
-from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
+from lrtape.tracking.run_colors import RUN_COLOR, next_color
+from lrtape.tracking.store import asking, experiment_id, is_server, opening, refuse_unreachable
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
 from lrtape.trials import RUNNING
 
@@ -55,10 +57,10 @@ RUN_NAME = MLFLOW_RUN_NAME
 """Tag: the run's name."""
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 """Tag: the artifacts that the UI shows as tables, as `MlflowClient.log_table` notes them (mlflow 3.17)."""
-_MODEL_TRAINING = "workflowType=machine_learning"
-"""In an address of the UI: mlflow (3.17) shows its pages for agents otherwise."""
 UI_ADDRESS = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` listens by default."""
+_TRAININGS = "workflowType=machine_learning"
+"""Of a page: else MLflow shows an empty one, about prompts and traces (mlflow 3.17)."""
 
 
 class MlflowRun:
@@ -115,7 +117,10 @@ class MlflowRun:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
         with opening(uri):
             client = MlflowClient(tracking_uri=uri)
-            info = client.create_run(experiment_id(client, experiment, uri), run_name=run_name, tags=all_tags).info
+            number = experiment_id(client, experiment, uri)
+            if RUN_COLOR not in all_tags:
+                all_tags |= next_color(client, number)
+            info = client.create_run(number, run_name=run_name, tags=all_tags).info
             run = cls(uri, info.run_id, is_owned=True)
             try:
                 run.log_params(params or {})
@@ -331,37 +336,65 @@ class MlflowRun:
                 stack.pop()
 
     def how_to_look(self, tab: str = "/model-metrics") -> str:
-        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open.
+        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open. A request.
 
         Args:
             tab: of the run's page; its curves by default, and the description where it is empty.
         """
-        is_server = self.tracking_uri.startswith(("http://", "https://"))
-        base = mask_credentials(self.tracking_uri).rstrip("/") if is_server else UI_ADDRESS
-        page = f"{base}/#/experiments/{self.experiment_id}/runs"
-        lines = [
-            f"All runs:  {page}?compareRunsMode=CHART&{_MODEL_TRAINING}",
-            f"This run:  {page}/{self.run_id}{tab}?{_MODEL_TRAINING}",
-        ]
-        if not is_server:
+        has_ui = is_server(self.tracking_uri)
+        base = mask_credentials(self.tracking_uri).rstrip("/") if has_ui else UI_ADDRESS
+        views = views_of(self)
+        pages = {"Dashboard:": self.dashboard_link()} if DASHBOARD in views else {"All runs:": self._runs_link()}
+        if AVERAGED in views and not tab:
+            pages["Averaged:"] = self.dashboard_link(AVERAGED)
+        pages["This run:"] = f"{self._page}/{self.run_id}{tab}?{_TRAININGS}"
+        lines = [f"{name:10} {base}/{link}" for name, link in pages.items()]
+        if not has_ui:
             uri = self.tracking_uri if sqlite_path(self.tracking_uri) else '"$MLFLOW_TRACKING_URI"'
             lines.insert(0, f"To look:   mlflow ui --backend-store-uri {uri}")
         return "\n".join(lines)
 
+    @property
+    def _page(self) -> str:
+        return f"#/experiments/{self.experiment_id}/runs"
+
+    def _runs_link(self) -> str:
+        return f"{self._page}?compareRunsMode=CHART&{_TRAININGS}"
+
+    def dashboard_link(self, view: str = DASHBOARD) -> str:
+        """To the dashboard of the experiment, from the root of the UI's address on.
+
+        Args:
+            view: the id of it, or of its other view.
+        """
+        return f"{self._runs_link()}&viewStateShareKey={view}"
+
     def curves_link(self, keys: Sequence[str]) -> str:
-        """Where the MLflow UI shows metrics of the run in one chart, on a logarithmic axis; relative to the UI."""
-        asked = {
+        """To one chart of some metrics of this run alone, on a log axis; from the root of the UI's address on.
+
+        In the run's description, where the UI may have any address, it is a link as it is.
+
+        Args:
+            keys: at least one.
+        """
+        query = {
             "runs": json.dumps([self.run_id]),
+            "metric": json.dumps(keys[0]),
             "experiments": json.dumps([self.experiment_id]),
             "plot_metric_keys": json.dumps(list(keys)),
+            "plot_layout": json.dumps({"autosize": True}),
             "x_axis": "step",
             "y_axis_scale": "log",
+            "line_smoothness": "0",
+            "show_point": "false",
+            "deselected_curves": "[]",
+            "last_linear_y_axis_range": "[]",
         }
-        return f"#/metric/{quote(keys[0], safe='')}?{urlencode(asked, quote_via=quote)}"
+        return f"#/metric?{urlencode(query, quote_via=quote)}"
 
     def artifact_link(self, path: str) -> str:
-        """Where the MLflow UI shows an artifact of the run; relative to the UI."""
-        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}/artifacts/{path}?{_MODEL_TRAINING}"
+        """To the page of an artifact of the run; from the root of the UI's address on."""
+        return f"{self._page}/{self.run_id}/artifacts/{path}?{_TRAININGS}"
 
     def _warn_on_failure(self, what: str, act: Callable[[], object]) -> None:
         try:

@@ -19,6 +19,7 @@ from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status, now_ms
 from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.mlflow_run import MAX_TAG_CHARACTERS, MlflowRun
+from lrtape.tracking.run_colors import next_color
 from lrtape.tracking.store import experiment_id, opening
 from lrtape.tracking.uri import mask_credentials
 
@@ -182,7 +183,7 @@ def realize(folder: SpoolFolder, tracking_uri: str, record: str = EVERY_STEP) ->
         if found:
             run_id = found[0].info.run_id
         else:
-            tags = plan.tags | {PLANNED: plan.recording_id}
+            tags = next_color(client, experiment) | plan.tags | {PLANNED: plan.recording_id}
             run_id = client.create_run(experiment, plan.start_ms, tags, plan.run_name).info.run_id
         run = MlflowRun(tracking_uri, run_id)
         run.log_params(plan.params)

@@ -25,6 +25,7 @@ from lrtape.tape import Status
 from lrtape.tracking import sweep_runs
 from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.run_colors import NO_CURVE, RUN_COLOR
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
 from lrtape.trials import TrialRun, folder_of_sweep, latest_runs
@@ -98,6 +99,7 @@ class Parent:
                 run = reopen_run(tracking, found.run_id)
             else:
                 tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape"), **trial_tags(plan)}
+                tags[RUN_COLOR] = NO_CURVE
                 run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
             try:
                 run.set_tags({**trial_tags(plan), **whereabouts(folder), sweep_runs.COMMAND: mask_credentials(command)})
