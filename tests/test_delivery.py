@@ -26,13 +26,21 @@ ODD = Finding("odd", "Something is odd.", "lr/a", 3)
 class Left:
     """What a training of ten steps left behind: a run, and a spool of which nothing is shipped."""
 
-    def __init__(self, store: str, end: End | None, keep: bool = False, run: MlflowRun | None = None) -> None:
+    def __init__(
+        self,
+        store: str,
+        end: End | None,
+        keep: bool = False,
+        run: MlflowRun | None = None,
+        record: str = "every_step",
+        lr_log10: bool = False,
+    ) -> None:
         self.store = store
         self.run = run or MlflowRun.create(store)
         self.run.begin_recording(RECORDING)
         self.folder = SpoolFolder(Path(".lrtape/x"))
         self.folder.path.mkdir(parents=True)
-        header = Header(self.run.run_id, self.run.is_owned, store, 1, RECORDING, keep)
+        header = Header(self.run.run_id, self.run.is_owned, store, 1, RECORDING, keep, record, lr_log10)
         writer = SpoolWriter(self.folder.spool, header)
         writer.write(GroupLayout(0, (Group("a", "lr/a"), Group("b", "lr/b"))))
         for step in range(N_STEPS):
@@ -111,6 +119,25 @@ def test_what_does_not_belong_there_is_said(store: str, statement: str, said: st
     assert said in delivery.problem
     assert tags["lrtape.complete"] == "false"
     assert tags[f"lrtape.missing.{RECORDING}"] == delivery.problem
+
+
+def test_a_row_that_was_never_recorded_is_said_where_none_need_be(store: str) -> None:
+    """With `record=changes`, too: a step that is not stored on purpose may be stored as it was recorded, and not with
+    another value. A row of the logarithm that is missing is sent again.
+    """
+    left = Left(store, End(Status.FINISHED), keep=True, record="changes", lr_log10=True)
+    n_stored = 2 * 2 * 2 + 1  # two groups, first and last, lr and logarithm; and the loss
+
+    assert left.deliver() == Delivery(n_stored, True)
+    MlflowSink(store, left.run.run_id).send([Point("lr/a", 7, 7, 0.1)])
+    left.execute("DELETE FROM metrics WHERE key = 'lr_log10/b'")
+    assert left.deliver() == Delivery(n_stored, True)
+    assert list(read_run(left.run.run_id, store)["lr_log10/b"].steps) == [0, N_STEPS - 1]
+    assert left.mlflow_run().data.tags["lrtape.complete"] == "true"
+
+    MlflowSink(store, left.run.run_id).send([Point("lr/a", 6, 6, 0.9), Point("lr/a", 20, 6, 0.9)])
+    assert left.deliver().problem == "lr/a has 1 row too many at step 6."
+    assert left.mlflow_run().data.tags["lrtape.complete"] == "false"
 
 
 def test_what_was_lost_before_is_said(store: str) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -179,6 +180,28 @@ def test_a_torn_tail_is_an_end(folder: SpoolFolder) -> None:
     sink = FailingSink()
 
     assert ship(folder, sink, DeadWriter()) == Shipped(2 * (N_STEPS - 1), None)
+
+
+@pytest.mark.parametrize("n_batches", range(4))
+def test_of_changes_each_row_is_sent_once(tmp_path: Path, n_batches: int) -> None:
+    """Whenever a shipper is killed, the next one sends the rest: both sides of each change, and the last step of a
+    writer that has died without a word. A third one finds nothing to do.
+    """
+    writer = SpoolWriter(tmp_path / "spool", Header("run", True, "uri", 1, record="changes"))
+    writer.write(GroupLayout(0, (Group("a", "lr/a"),)))
+    for step in range(N_STEPS):
+        writer.write(Record(0, step, step, [0.5 if step < 100 else step if step < 1100 else 0.25]))
+    writer.close()
+    folder = SpoolFolder(tmp_path)
+    sink = FailingSink()
+    with contextlib.suppress(KeyboardInterrupt):
+        ship(folder, StoppedAfter(sink, n_batches), DeadWriter())
+    n_sent = [0, BATCH_POINTS, BATCH_POINTS + 3, BATCH_POINTS + 4][n_batches]
+    assert len(sink.stored) == folder.load_progress().points == n_sent
+    shipped = ship(folder, sink, DeadWriter())
+
+    assert [point.step for point in sink.stored] == [0, *range(99, 1101), N_STEPS - 1]
+    assert shipped == ship(folder, sink, DeadWriter()) == Shipped(len(sink.stored), None)
 
 
 class ScriptedWriter:

@@ -267,16 +267,3 @@ def test_any_damage_leaves_the_intact_prefix(
     ):
         n_whole += 1
     assert len(read) >= n_whole
-
-
-def test_a_batch_ends_on_a_whole_frame(tmp_path: Path) -> None:
-    """A batch holds whole frames only, and its offset is where the next reader may go on."""
-    path = write_spool(tmp_path / "spool", FRAMES)
-    with SpoolReader(path) as reader:
-        first = reader.batch(1)
-        second = reader.batch(100)
-    assert [point.key for point in first.points] == ["lr/a", "lr/b"]
-
-    with SpoolReader(path) as later:
-        later.skip_to(first.offset)
-        assert later.batch(100) == second

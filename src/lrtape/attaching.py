@@ -6,6 +6,7 @@ Not ``attach.py``: a module of that name would hide the function, for whoever im
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -19,7 +20,6 @@ from lrtape.destination import (
     Destination,
     check_compared,
     check_folder,
-    check_fsync,
     check_interval,
     join,
     open_destination,
@@ -30,8 +30,9 @@ from lrtape.keys import group_names, optimizer_names
 from lrtape.lines import format_lrs
 from lrtape.open_sessions import OPEN_SESSIONS, Attached
 from lrtape.ranks import these_ranks
+from lrtape.recording_options import EVERY_STEP, FOLDER, RecordingOptions
 from lrtape.replay import Overlap
-from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session, keys_taken
+from lrtape.session import CLOSE_TIMEOUT_S, Session, keys_taken
 from lrtape.step_hooks import has_hooks, innermost
 from lrtape.tape import Status
 from lrtape.tracking.no_run import NoRun
@@ -51,6 +52,8 @@ class AttachOptions(TypedDict, total=False):
     keep_spool: bool
     fsync_every_s: float | None
     close_timeout_s: float
+    record: str
+    lr_log10: bool
     also: Iterable[str]
     also_every_n_steps: int
     compare_ranks_every_n_steps: int | None
@@ -80,6 +83,8 @@ def attach(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
+    record: str = EVERY_STEP,
+    lr_log10: bool = False,
     first_step: int | Sequence[int] = 0,
     also: Iterable[str] = (),
     also_every_n_steps: int = EVERY_N_STEPS,
@@ -118,6 +123,11 @@ def attach(
         fsync_every_s: how often the spool is forced to the disk, in seconds, by the shipper process: the training does
             not wait. By default a spool survives the death of this process, but perhaps not a power failure.
         close_timeout_s: how long `Session.close` waits for the tracking store.
+        record: which learning rates the tracking store gets: ``"every_step"``, or, for very long runs, ``"changes"``:
+            both sides of every change, the first and the last step, those at `Session.mark`, and one now and then. What
+            MLflow draws is the same, and the tape among the artifacts has every step: see ``docs/record.md``.
+        lr_log10: whether the store also gets ``lr_log10/<group>``, the logarithm of each lr that it gets; MLflow labels
+            every tick below 1e-6 of an axis as 0. An lr that is not above 0 has none.
         first_step: index of the next step of these optimizers, from 0: where a training is resumed from a checkpoint,
             how many steps it had made. Give the id of the old run as `run`, and its curves go on. A list has one for
             each optimizer, as `Session.next_steps` has.
@@ -136,7 +146,7 @@ def attach(
     optimizers = tuple(innermost(optimizer) for optimizer in optimizers)
     _check(optimizers, names, model)
     check_interval(print_every_n_steps)
-    check_fsync(fsync_every_s)
+    options = RecordingOptions(folder, keep_spool, fsync_every_s, record, lr_log10)
     check_compared(compare_ranks_every_n_steps)
     first_steps = _first_steps(first_step, len(optimizers))
     beside = Beside.of(also, also_every_n_steps)
@@ -148,9 +158,8 @@ def attach(
         "names": None if names is None else tuple(names),
         "model": None if model is None else weakref.ref(model),
         "print_every_n_steps": print_every_n_steps,
+        **{field.name: getattr(options, field.name) for field in fields(options)},
         "folder": str(folder),
-        "keep_spool": keep_spool,
-        "fsync_every_s": fsync_every_s,
         "close_timeout_s": close_timeout_s,
         "first_step": first_steps,
         "also": beside,
@@ -175,7 +184,7 @@ def attach(
             joined.finish(Status.FAILED)
             raise
         return open_destination(
-            *(joined, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, None),
+            *(joined, print_every_n_steps, options, overlap, None),
             compare_ranks_every_n_steps,
         )
 

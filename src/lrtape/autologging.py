@@ -17,13 +17,14 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.beside import EVERY_N_STEPS, Beside
-from lrtape.destination import check_compared, check_fsync, check_interval
+from lrtape.destination import check_compared, check_interval
 from lrtape.errors import ConfigError
 from lrtape.keys import optimizer_name
 from lrtape.lines import warn
 from lrtape.open_sessions import OPEN_SESSIONS
 from lrtape.ranks import these_ranks
-from lrtape.session import CLOSE_TIMEOUT_S, FOLDER, Session, open_session
+from lrtape.recording_options import EVERY_STEP, FOLDER, RecordingOptions
+from lrtape.session import CLOSE_TIMEOUT_S, Session, open_session
 from lrtape.step_hooks import DYNAMO, keep_compiler_out, watch_grad_scalers
 from lrtape.tapes_of_thread import TapesOfThread
 
@@ -45,6 +46,8 @@ def autolog(
     keep_spool: bool = False,
     fsync_every_s: float | None = None,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
+    record: str = EVERY_STEP,
+    lr_log10: bool = False,
     also: Iterable[str] = (),
     also_every_n_steps: int = EVERY_N_STEPS,
     compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
@@ -72,6 +75,8 @@ def autolog(
         keep_spool: see `attach`.
         fsync_every_s: see `attach`.
         close_timeout_s: see `attach`.
+        record: see `attach`.
+        lr_log10: see `attach`.
         also: see `attach`.
         also_every_n_steps: see `attach`.
         compare_ranks_every_n_steps: see `attach`. Where another run becomes active on rank 0, the ranks are compared no
@@ -87,7 +92,7 @@ def autolog(
         _autolog = None
         return
     check_interval(print_every_n_steps)
-    check_fsync(fsync_every_s)
+    options = RecordingOptions(folder, keep_spool, fsync_every_s, record, lr_log10)
     beside = Beside.of(also, also_every_n_steps)
     check_compared(compare_ranks_every_n_steps)
     if _autolog is not None:
@@ -97,7 +102,7 @@ def autolog(
 
     def open_on(run: "RunOrId") -> Session:
         session = open_session(
-            *(run, print_every_n_steps, folder, keep_spool, fsync_every_s, close_timeout_s),
+            *(run, print_every_n_steps, options, close_timeout_s),
             shows_progress=False,
             beside=beside,
             compare_ranks_every_n_steps=compare_ranks_every_n_steps,

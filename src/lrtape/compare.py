@@ -2,8 +2,8 @@
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from lrtape.tape import Point, Series
 
@@ -112,6 +112,20 @@ def compare(key: str, recorded: Series, stored: Iterable[Point]) -> Comparison:
             missing.append(Point(key, *row))
         index = is_stored.find(0, index + 1)
     return Comparison(_distinct(missing), _distinct(foreign), _distinct(unrecorded), n_rows)
+
+
+def allow(comparison: Comparison, recorded: Mapping[str, Series]) -> Comparison:
+    """Leave out the rows that the store need not have, but may.
+
+    Args:
+        comparison: with what the store must have.
+        recorded: what it may have, at least at the steps of every foreign and unrecorded row.
+    """
+    surplus: dict[str, list[Point]] = {}
+    for point in (*comparison.foreign, *comparison.unrecorded):
+        surplus.setdefault(point.key, []).append(point)
+    again = sum((compare(key, recorded.get(key, Series()), rows) for key, rows in surplus.items()), Comparison())
+    return replace(comparison, foreign=again.foreign, unrecorded=again.unrecorded)
 
 
 def _find(series: Series, step: int, time_ms: int, value: float) -> Iterator[int]:

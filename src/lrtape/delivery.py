@@ -10,18 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrtape.compare import Comparison, compare
+from lrtape.compare import Comparison, allow, compare
 from lrtape.errors import TrackingError
+from lrtape.keys import LR, LR_LOG10
+from lrtape.recording_options import CHANGES, EVERY_STEP
+from lrtape.run_page.run_page import RunPage
+from lrtape.selection import Selection
 from lrtape.shipper import Patience, Shipped, Writer, send_by_key, ship
-from lrtape.spool import Header, SpoolReader, read_spool
+from lrtape.spool import Header, SpoolReader
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Finding, GroupLayout, Point, Status, Tape
+from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
 from lrtape.tape_file import write_tape
-from lrtape.tracking.history import TAPE_FOLDER, History
+from lrtape.tracking.dashboard import SeedingSink, seed_dashboard
+from lrtape.tracking.history import TAPE_FOLDER, TAPE_NAME, History
+from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
-from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.sink import RefusedError, Sink
+from lrtape.tracking.store import asking
 from lrtape.tracking.uri import mask_credentials
 
 MAX_COMPARED_POINTS = 200_000
@@ -48,7 +55,7 @@ class Delivery:
 
 
 def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: float) -> Delivery:
-    """Ship a spool to its end, compare what is stored with it, upload the tape, and end the run.
+    """Ship a spool to its end, compare what is stored with it, upload the tape and the run's page, and end the run.
 
     The folder is then removed, unless it shall be kept or something is left to be done. The caller has claimed it.
 
@@ -71,21 +78,27 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     patience = Patience(folder, writer, give_up_s)
     try:
         run = patience.until_done(lambda: _open(folder, header, tracking_uri), failing)
-        sink = MlflowSink(tracking_uri, run.run_id)
-        shipped = ship(folder, sink, writer, give_up_s)
+        sink = SeedingSink(MlflowSink(tracking_uri, run.run_id), run)
+        page = RunPage(folder, run)
+        shipped = ship(folder, sink, writer, give_up_s, page.refresh_if_due)
         if shipped.error:
             with contextlib.suppress(TrackingError):
                 _note(run, header, shipped, shipped.error)
                 _settle(run, header, shipped)
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
-        not_uploaded = _upload(folder, header, run)
+        not_uploaded = _upload(folder, header, run, page)
+        status = shipped.end.status if shipped.end is not None else Status.KILLED
+        patience.until_done(lambda: page.describe(status), failing)
+        seed_dashboard(run)
+        no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
-    problem = " ".join(filter(None, [verdict.problem, not_uploaded]))
-    delivery = Delivery(verdict.points, not (not_uploaded or verdict.can_be_mended), problem)
+    problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))
+    is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)
+    delivery = Delivery(verdict.points, not is_owed, problem)
     if delivery.is_complete and not header.keep:
         folder.remove()
     else:
@@ -104,7 +117,9 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
 
 
 def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
-    return MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri)
+    return (
+        MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri, header.record)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +132,19 @@ class _Verdict:
     refused_keys: tuple[str, ...]
 
 
-def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Shipped) -> _Verdict:
+def _verify(folder: SpoolFolder, run: MlflowRun, sink: Sink, shipped: Shipped) -> _Verdict:
     """Compare every row, and send what is missing once more; of a long tape, only what the store has refused before.
 
     Raises:
         TrackingError: it is still missing, although nothing was refused; what answers may not be the store at all.
     """
     tape = _compared(folder, shipped)
-    comparison = _compare(tape, run)
+    comparison = _compare(tape, folder, run)
     refused: Mapping[str, tuple[int, str]] = {}
     n_missing = len(comparison.missing)
     if comparison.missing:
         refused = send_by_key(comparison.missing, sink)
-        comparison = _compare(tape, run)
+        comparison = _compare(tape, folder, run)
         if not refused and comparison.missing:
             raise TrackingError(
                 f"the store has acknowledged values that it does not have: {'; '.join(comparison.differences())}"
@@ -149,36 +164,43 @@ def _verify(folder: SpoolFolder, run: MlflowRun, sink: MlflowSink, shipped: Ship
 
 def _compared(folder: SpoolFolder, shipped: Shipped) -> Tape:
     """What is to be compared with the store."""
-    if shipped.points <= MAX_COMPARED_POINTS:
-        return read_spool(folder.spool)
     refused = {*folder.load_progress().refused_keys, *shipped.refused}
     with SpoolReader(folder.spool) as reader:
-        return Tape(point for point in _points(reader) if point.key in refused)
+        points = Selection(reader).points(is_over=True)
+        is_whole = shipped.points <= MAX_COMPARED_POINTS
+        return Tape(point for point in points if is_whole or point.key in refused)
 
 
-def _compare(tape: Tape, run: MlflowRun) -> Comparison:
+def _compare(tape: Tape, folder: SpoolFolder, run: MlflowRun) -> Comparison:
     history = History(run.run_id, run.tracking_uri)
     comparison = sum((compare(key, series, history.points(key)) for key, series in tape.items()), Comparison())
+    with SpoolReader(folder.spool) as reader:
+        header = reader.header
+        if header.record == CHANGES and (surplus := [*comparison.foreign, *comparison.unrecorded]):
+            wanted = {(point.key, point.step) for point in surplus}
+            recorded = Selection(reader, EVERY_STEP).points(is_over=True)
+            comparison = allow(comparison, Tape(point for point in recorded if (point.key, point.step) in wanted))
     # Of a key that is not lrtape's own, another recording of the run, or anybody, may log what it likes.
-    foreign = [point for point in comparison.foreign if point.key.startswith("lr/")]
+    own = (LR, LR_LOG10) if header.lr_log10 else (LR,)
+    foreign = [point for point in comparison.foreign if point.key.startswith(own)]
     return dataclasses.replace(comparison, foreign=foreign)
 
 
-def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
-    """Upload the tape, and the artifacts of a planned run; returns what is wrong."""
+def _upload(folder: SpoolFolder, header: Header, run: MlflowRun, page: RunPage) -> str:
+    """Upload the tape, what belongs to the run's page, and the artifacts of a planned run; returns what is wrong."""
     for attempt in range(UPLOAD_ATTEMPTS):
         try:
             # In the spool's folder nothing is left behind when this process is killed; but it may be full.
             with tempfile.TemporaryDirectory(dir=folder.path if attempt == 0 else None) as temporary:
-                tape = Path(temporary, f"tape-{header.recording_id}.parquet")
+                tape = Path(temporary, TAPE_FOLDER, TAPE_NAME.format(header.recording_id))
+                tape.parent.mkdir()
                 notes = _notes(folder, header)
                 with SpoolReader(folder.spool) as reader:
                     write_tape(tape, _points(reader), notes)
-                run.upload(tape, TAPE_FOLDER)
+                _write_page(page, Path(temporary))
+                run.upload(Path(temporary))
             if folder.artifacts.exists():
                 run.upload(folder.artifacts)
-            if folder.verdict.exists():
-                run.put_verdict(folder.verdict.read_text())
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
             why = mask_credentials(f"{type(error).__name__}: {error}")
             _log.warning("cannot upload the tape (attempt %d): %s", attempt + 1, why)
@@ -186,6 +208,34 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
         else:
             return ""
     return f"The tape could not be uploaded to the run's artifacts ({why})."
+
+
+def _write_page(page: RunPage, target: Path) -> None:
+    """Write what a run can live without."""
+    try:
+        page.write(target)
+    except Exception as error:  # noqa: BLE001 - strange values, or a full disk
+        _log.warning("cannot write the page of the run: %s", mask_credentials(f"{type(error).__name__}: {error}"))
+
+
+def _put_model(folder: SpoolFolder, header: Header, run: MlflowRun) -> tuple[str, bool]:
+    """Store the run's model, if it is to have one; returns what is wrong, and whether that is for good."""
+    if not folder.model.exists():
+        return "", False
+    try:
+        with asking(run.tracking_uri):
+            put_model(folder.model, run, header.recording_id, lambda step: _rows_of(folder, step))
+    except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
+        return f"The model could not be stored ({mask_credentials(str(error))}).", isinstance(error, RefusedError)
+    return "", False
+
+
+def _rows_of(folder: SpoolFolder, step: int) -> Iterator[Point]:
+    """Takes 2 microseconds for each step of the spool."""
+    with SpoolReader(folder.spool) as reader:
+        for frame in reader.frames():
+            if isinstance(frame, Record | Point) and frame.step == step:
+                yield from reader.points_of(frame)
 
 
 def _points(reader: SpoolReader) -> Iterator[Point]:
@@ -201,6 +251,8 @@ def _notes(folder: SpoolFolder, header: Header) -> dict[str, Any]:
     return {
         "recording_id": header.recording_id,
         "created_ms": header.created_ms,
+        "record": header.record,
+        "lr_log10": header.lr_log10,
         "layouts": [dataclasses.asdict(frame) for frame in frames if isinstance(frame, GroupLayout)],
         "findings": [dataclasses.asdict(frame) for frame in frames if isinstance(frame, Finding)],
         "end": None if end is None else dataclasses.asdict(end),

@@ -10,6 +10,7 @@ from lrtape.columns import Columns
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.outbox import KeepingOutbox, NoOutbox, Outbox, PrintingOutbox, SpoolOutbox
 from lrtape.ranks import these_ranks
+from lrtape.recording_options import RecordingOptions
 from lrtape.replay import Overlap, ReplayOutbox
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, Status
@@ -43,9 +44,7 @@ class Destination:
 def open_destination(
     run: "RunOrId",
     print_every_n_steps: int | None,
-    folder: str | Path,
-    keep_spool: bool,
-    fsync_every_s: float | None,
+    options: RecordingOptions,
     overlap: Overlap | None = None,
     columns: Columns | None = None,
     compare_ranks_every_n_steps: int | None = COMPARE_EVERY_N_STEPS,
@@ -54,27 +53,24 @@ def open_destination(
 
     Args:
         run: one that exists, or its id; ``None`` for nowhere.
-        print_every_n_steps: see `lrtape.attach`, as the next three.
-        folder: see there.
-        keep_spool: see there.
-        fsync_every_s: see there.
+        print_every_n_steps: see `lrtape.attach`.
+        options: how the recording is kept, and what of it is stored.
         overlap: what the run has already of the steps that are recorded now; it is not written a second time.
         columns: keeps what is recorded in memory, too.
         compare_ranks_every_n_steps: see `lrtape.attach`.
 
     Raises:
-        ConfigError: an interval is none, or nothing can be written in `folder`.
+        ConfigError: an interval is none, or nothing can be written in the folder.
         TrackingError: there is no such run, or the tracking store does not answer.
     """
     check_interval(print_every_n_steps)
-    check_fsync(fsync_every_s)
     check_compared(compare_ranks_every_n_steps)
     ranks = these_ranks()
     joined = join(run)
     outbox: Outbox = NoOutbox()
     if not isinstance(joined, NoRun):
         try:
-            outbox = _open_spool(joined, Path(folder), keep_spool, fsync_every_s)
+            outbox = _open_spool(joined, options)
         except LRTapeError:
             joined.finish(Status.FAILED)
             raise
@@ -116,18 +112,19 @@ def join(run: "RunOrId") -> "Run":
     return MlflowRun.join(run if isinstance(run, str) else run.info.run_id)
 
 
-def _open_spool(run: "MlflowRun | PlannedRun", root: Path, keep: bool, fsync_every_s: float | None) -> SpoolOutbox:
+def _open_spool(run: "MlflowRun | PlannedRun", options: RecordingOptions) -> SpoolOutbox:
     from lrtape.tracking.planned_run import PlannedRun
 
     if isinstance(run, PlannedRun):
-        return SpoolOutbox(run.folder, "", True, run.tracking_uri, fsync_every_s, keep)
-    folder = SpoolFolder.create(root, run.run_id)
+        return SpoolOutbox(run.folder, "", True, run.tracking_uri, options)
+    folder = SpoolFolder.create(Path(options.folder), run.run_id)
     try:
-        run.begin_recording(folder.recording_id)
+        run.begin_recording(folder.recording_id, options.record)
     except LRTapeError:
         folder.remove()
         raise
-    return SpoolOutbox(folder, run.run_id, run.is_owned, run.tracking_uri, fsync_every_s, keep)
+    run.folder = folder
+    return SpoolOutbox(folder, run.run_id, run.is_owned, run.tracking_uri, options)
 
 
 def check_interval(print_every_n_steps: int | None) -> None:
@@ -138,16 +135,6 @@ def check_interval(print_every_n_steps: int | None) -> None:
     """
     if print_every_n_steps is not None and print_every_n_steps < 1:
         raise ConfigError(f"`print_every_n_steps` must be at least 1, but is {print_every_n_steps} instead.")
-
-
-def check_fsync(fsync_every_s: float | None) -> None:
-    """Refuse what is no interval.
-
-    Raises:
-        ConfigError: it is not above 0.
-    """
-    if fsync_every_s is not None and not fsync_every_s > 0:
-        raise ConfigError(f"`fsync_every_s` must be above 0, but is {fsync_every_s} instead. `None` is for never.")
 
 
 def check_compared(compare_ranks_every_n_steps: int | None) -> None:

@@ -17,6 +17,11 @@ from lrtape.tape import Group
 MAX_KEY_CHARACTERS = 250
 """MLflow refuses a longer metric key, and with it the whole batch."""
 
+LR = "lr/"
+"""Begins the key of every param group's lr."""
+LR_LOG10 = "lr_log10/"
+"""Begins the key of its logarithm."""
+
 _ILLEGAL = re.compile(r"[^\w.\-:/ ]")
 _HASH_CHARACTERS = 8
 
@@ -33,6 +38,11 @@ def legal_key(text: str) -> str:
         digest = hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARACTERS]
         key = f"{key[: MAX_KEY_CHARACTERS - _HASH_CHARACTERS - 1].rstrip('/ ')}-{digest}"
     return key
+
+
+def log10_key(key: str) -> str:
+    """The key of the logarithm of an lr, ``lr_log10/<group>`` for ``lr/<group>``. No two lrs share one."""
+    return legal_key(LR_LOG10 + key.removeprefix(LR))
 
 
 def group_names(param_groups: Sequence[Mapping[str, Any]], param_paths: Mapping[int, str] | None = None) -> list[str]:

@@ -9,6 +9,8 @@ from tqdm import tqdm
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError
 from lrtape.lines import LinePrinter
+from lrtape.recording_options import EVERY_STEP, RecordingOptions
+from lrtape.selection import Selection
 from lrtape.shipper_process import ShipperProcess
 from lrtape.spool import Frame, Header, SpoolReader, SpoolWriter
 from lrtape.spool_folder import SpoolFolder
@@ -113,8 +115,7 @@ class SpoolOutbox:
         run_id: the MLflow run to ship to; empty where it is still to be created.
         owns_run: whether the run ends with the session.
         tracking_uri: absolute; reaches the shipper through a pipe, and the spool without credentials.
-        fsync_every_s: see `ShipperProcess`.
-        keep: whether the spool stays when everything is stored.
+        options: how it is kept, and what of it is stored.
 
     Raises:
         ConfigError: the spool cannot be written there.
@@ -126,12 +127,14 @@ class SpoolOutbox:
         run_id: str,
         owns_run: bool,
         tracking_uri: str,
-        fsync_every_s: float | None = None,
-        keep: bool = False,
+        options: RecordingOptions,
     ) -> None:
         self._tracking_uri = mask_credentials(tracking_uri)
         self._folder = folder
-        header = Header(run_id, owns_run, self._tracking_uri, now_ms(), folder.recording_id, keep)
+        header = Header(
+            *(run_id, owns_run, self._tracking_uri, now_ms(), folder.recording_id),
+            *(options.keep_spool, options.record, options.lr_log10),
+        )
         try:
             self._spool = SpoolWriter(folder.spool, header)
         except OSError as error:
@@ -142,7 +145,7 @@ class SpoolOutbox:
             ) from error
         _close_in_forked_children(self._spool)
         self.write = self._spool.write  # without a call in between: this runs in every step
-        self._shipper = ShipperProcess(folder, tracking_uri, fsync_every_s)
+        self._shipper = ShipperProcess(folder, tracking_uri, options.fsync_every_s)
         self.tend = self._shipper.tend
         self._restoring_failed: OSError | None = None
 
@@ -194,16 +197,18 @@ class SpoolOutbox:
             )
         progress = self._folder.load_progress()
         with SpoolReader(self._folder.spool) as reader:
-            recorded = sum(len(reader.points_of(frame)) for frame in reader.frames())
+            is_whole = reader.header.record == EVERY_STEP and not reader.header.lr_log10
+            due = sum(1 for _ in Selection(reader).points(is_over=True))
+        values = "recorded values" if is_whole else "values to be stored"
         why = f" ({progress.error})" if progress.error else ""
         refuses = progress.refused or progress.refused_keys
         when = "The store refuses them: mend that, then run" if refuses else "When the store is back, run"
-        if progress.points < recorded:
-            what = f"{recorded - progress.points} of {recorded} recorded values have not arrived at"
+        if progress.points < due:
+            what = f"{due - progress.points} of {due} {values} have not arrived at"
         elif progress.compared:
-            what = f"all {recorded} recorded values are stored, but not everything else, at"
+            what = f"all {due} {values} are stored, but not everything else, at"
         else:
-            what = f"all {recorded} recorded values were sent, but could not yet be compared with what is at"
+            what = f"all {due} {values} were sent, but could not yet be compared with what is at"
         return (
             f"{what} {self._tracking_uri}{why}. They are safe in {self._folder.path}. "
             f"{when}: {self._folder.rescue_command}"

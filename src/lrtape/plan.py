@@ -28,6 +28,7 @@ class Plan:
         simulated: what this training would record; see `lrtape.simulate`.
         skipped_steps: number of optimizer steps that a GradScaler skipped; ``None`` where nobody knows.
         calls_made: how often the scheduler was stepped before the first one of these steps.
+        lr_log10: whether the logarithm of each lr is stored beside it; or nothing is, so that nobody misses it.
 
     Raises:
         ConfigError: a length is not a whole number >= 1, the interval is unknown, or epochs have no length.
@@ -41,6 +42,7 @@ class Plan:
     simulated: Tape | None = None
     skipped_steps: int | None = None
     calls_made: int = 0
+    lr_log10: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "steps_per_epoch", "accumulate_grad_batches"):

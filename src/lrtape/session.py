@@ -6,9 +6,8 @@ import multiprocessing.util
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import index
-from pathlib import Path
 from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -26,14 +25,14 @@ from lrtape.keys import Keys, legal_key
 from lrtape.lines import warn
 from lrtape.outbox import NoOutbox
 from lrtape.recorder import Recorder
+from lrtape.recording_options import RecordingOptions
 from lrtape.replay import Overlap
-from lrtape.spool import Frame
-from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, now_ms
+from lrtape.spool import Frame, Mark
+from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, Verdict, now_ms
 
 if TYPE_CHECKING:
     from lrtape.destination import Run, RunOrId
 
-FOLDER = ".lrtape"
 CLOSE_TIMEOUT_S = 60.0
 MAX_STEP = 2**63 - 1
 
@@ -247,6 +246,16 @@ class Session:
                 "what follows. Log it before close(), or before the end of the `with` block."
             )
 
+    def mark(self) -> None:
+        """See that the steps made last are stored with ``record="changes"``, too: call this at each checkpoint.
+
+        Takes some microseconds. Waits for the steps that only a device knows of, as writing a checkpoint does.
+        """
+        if self._status is None and any(recorder.last is not None for recorder in self._recorders):
+            for recorder in self._recorders:
+                recorder.receive_all()
+            self._outbox.write(Mark(self._recorders[0].steps - 1))
+
     @property
     def skipped_steps(self) -> int:
         """How many steps a GradScaler has skipped, of all optimizers, since this session began."""
@@ -289,6 +298,18 @@ class Session:
         return self._findings + [
             finding for recorder in self._recorders for finding in (*recorder.findings, *recorder.skips())
         ]
+
+    def judge(self, verdict: str, findings: Iterable[Finding] = ()) -> None:
+        """Say what is to be said of the learning rates of this recording; after the end, nothing.
+
+        Args:
+            verdict: see `Verdict`.
+            findings: that it rests upon, without those of the session itself.
+        """
+        if self._status is None:
+            for finding in findings:
+                self._outbox.write(finding)
+            self._outbox.write(Verdict(verdict))
 
     @property
     def us_per_step(self) -> float | None:
@@ -395,9 +416,7 @@ class _Unbound(NoOutbox):
 def open_session(
     run: "RunOrId",
     print_every_n_steps: int | None,
-    folder: str | Path,
-    keep_spool: bool,
-    fsync_every_s: float | None,
+    options: RecordingOptions,
     close_timeout_s: float,
     overlap: Overlap | None = None,
     shows_progress: bool = True,
@@ -406,7 +425,5 @@ def open_session(
     beside: Beside = Beside(),  # noqa: B008 - frozen
 ) -> Session:
     """A session that records nothing yet; see `open_destination` and `Session` for its arguments and errors."""
-    destination = open_destination(
-        *(run, print_every_n_steps, folder, keep_spool, fsync_every_s, overlap, columns, compare_ranks_every_n_steps)
-    )
+    destination = open_destination(*(run, print_every_n_steps, options, overlap, columns, compare_ranks_every_n_steps))
     return Session(destination, close_timeout_s, shows_progress, beside=beside)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from lrtape.errors import TrackingError
+from lrtape.selection import Batch, Selection
 from lrtape.spool import End, SpoolReader
 from lrtape.spool_folder import Progress, SpoolFolder
 from lrtape.tape import Point
@@ -130,8 +131,14 @@ class Patience:
         return False
 
 
-def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIVE_UP_S) -> Shipped:
-    """Send every point of a spool, in order, until the spool has ended and all of it is stored.
+def ship(
+    folder: SpoolFolder,
+    sink: Sink,
+    writer: Writer,
+    give_up_s: float = GIVE_UP_S,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Shipped:
+    """Send every point of a spool that the store gets, in order, until the spool has ended and all of it is stored.
 
     Starts behind what the folder's `Progress` says is stored already, and keeps it up to date. The spool itself says
     when to stop: its last frame is an ``End``, or its writer is dead. Stops early when the recording has ended and the
@@ -143,6 +150,7 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
         sink: takes about `BATCH_POINTS` points at a time, more only where a single step has more groups than that.
         writer: of the spool.
         give_up_s: seconds.
+        meanwhile: called between two batches as long as the recording goes on; it shall not take long, nor raise.
 
     Raises:
         SpoolError: there is no readable spool in `folder`.
@@ -152,9 +160,13 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
     all_refused: dict[str, tuple[int, str]] = {}
     recording = True
     with SpoolReader(folder.spool) as reader:
-        reader.skip_to(progress.offset)
+        selection = Selection(reader)
+        selection.skip_to(progress.offset)
         while True:
-            batch = reader.batch(BATCH_POINTS)
+            batch = selection.batch(BATCH_POINTS)
+            is_rest = not batch.points and not recording and reader.end is None and not progress.rest_sent
+            if is_rest:
+                batch = Batch(selection.rest(), batch.offset)
             if batch.points:
                 failing = _Failing(folder, progress)
                 try:
@@ -163,9 +175,10 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
                     failing(error)
                     return Shipped(progress.points, reader.end or writer.last_word, failing.text)
                 progress = _after(progress, len(batch.points), refused)
+                progress = dataclasses.replace(progress, rest_sent=progress.rest_sent or is_rest)
                 for key, (n_points, text) in refused.items():
                     all_refused[key] = (all_refused.get(key, (0, ""))[0] + n_points, text)
-            if batch.offset > progress.offset:
+            if batch.points or batch.offset > progress.offset:
                 progress = dataclasses.replace(progress, offset=batch.offset)
                 folder.save_progress(progress)
             if not batch.points and not recording and reader.end is None and reader.is_damaged():
@@ -174,8 +187,10 @@ def ship(folder: SpoolFolder, sink: Sink, writer: Writer, give_up_s: float = GIV
                 return Shipped(progress.points, None, damage)
             if not batch.points and (reader.end is not None or not recording):
                 return Shipped(progress.points, reader.end or writer.last_word, refused=all_refused)
-            if len(batch.points) < BATCH_POINTS and reader.end is None and recording:
-                recording = writer.is_recording(POLL_S)
+            if recording and reader.end is None:
+                meanwhile()
+                if len(batch.points) < BATCH_POINTS:
+                    recording = writer.is_recording(POLL_S)
 
 
 class _Failing:

@@ -21,13 +21,14 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import msgspec
 
 from lrtape.errors import SpoolError
-from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
+from lrtape.recording_options import EVERY_STEP
+from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape, Verdict
 
 MAGIC = b"LRTAPE\x00\x01"
 """Six letters, a zero, and the version of the format."""
@@ -51,6 +52,8 @@ class Kind(enum.IntEnum):
     POINT = 3
     FINDING = 4
     END = 5
+    VERDICT = 6
+    MARK = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Header:
         created_ms: when the recording began, in Unix milliseconds.
         recording_id: eight hex digits; a run may have several recordings: one that was resumed, say.
         keep: whether the spool shall stay when everything is stored.
+        record: which learning rates the tracking store gets, ``every_step`` or ``changes``; the spool has all.
+        lr_log10: whether it gets the logarithm of each, too.
     """
 
     run_id: str
@@ -72,6 +77,8 @@ class Header:
     created_ms: int
     recording_id: str = ""
     keep: bool = False
+    record: str = EVERY_STEP
+    lr_log10: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,18 @@ class End:
     lost: int = 0
 
 
-Frame = Header | GroupLayout | Record | Point | Finding | End
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Says that the steps made last are to be in the tracking store, whether an lr has changed or not.
+
+    Attributes:
+        step: index of the last step of the first optimizer, from 0.
+    """
+
+    step: int
+
+
+Frame = Header | GroupLayout | Record | Point | Finding | End | Verdict | Mark
 
 _KIND_OF: dict[type, Kind] = {
     Header: Kind.HEADER,
@@ -98,7 +116,9 @@ _KIND_OF: dict[type, Kind] = {
     Record: Kind.RECORD,
     Point: Kind.POINT,
     Finding: Kind.FINDING,
+    Verdict: Kind.VERDICT,
     End: Kind.END,
+    Mark: Kind.MARK,
 }
 _DECODER: dict[int, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(noun) for noun, kind in _KIND_OF.items()
@@ -279,13 +299,6 @@ class SpoolWriter:
             self._fd = -1
 
 
-class Batch(NamedTuple):
-    """Points to send, and the offset of the spool in bytes up to which they reach: what to acknowledge afterwards."""
-
-    points: list[Point]
-    offset: int
-
-
 class SpoolReader:
     """Reads a spool from its beginning, also while it grows.
 
@@ -364,28 +377,11 @@ class SpoolReader:
         return any(_parse(rest, position) is not None for position in range(1, len(rest) - _PREFIX.size + 1))
 
     def points_of(self, frame: Frame) -> list[Point]:
-        """The rows that a frame means for a tracking store; none for a frame that is not about values."""
+        """What a frame has recorded; nothing, for a frame that is not about values."""
         if isinstance(frame, Record):
             keys = self._keys[frame.optimizer_index]
             return [Point(key, frame.step, frame.time_ms, lr) for key, lr in zip(keys, frame.lrs, strict=True)]
         return [frame] if isinstance(frame, Point) else []
-
-    def skip_to(self, offset: int) -> None:
-        """Read up to `offset`, for the names of the groups, without returning any points."""
-        if offset <= self.offset:
-            return
-        for _ in self.frames():
-            if self.offset >= offset:
-                break
-
-    def batch(self, max_points: int) -> Batch:
-        """Read on until at least `max_points` points are together, or nothing more is there."""
-        points: list[Point] = []
-        for frame in self.frames():
-            points += self.points_of(frame)
-            if len(points) >= max_points:
-                break
-        return Batch(points, self.offset)
 
     def close(self) -> None:
         """Close the file."""

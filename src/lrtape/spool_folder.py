@@ -30,6 +30,8 @@ class Progress:
         refused: whether the store refuses for good, and a person must mend something.
         refused_keys: the keys whose values alone the store refuses.
         compared: whether what is stored was compared with the spool.
+        rest_sent: whether the last steps of a recording that ended without a word are stored, too; see
+            `lrtape.selection.Selection.rest`.
         complete: whether everything is stored and was compared; the spool is there only because it shall be kept.
     """
 
@@ -39,6 +41,7 @@ class Progress:
     refused: bool = False
     refused_keys: tuple[str, ...] = ()
     compared: bool = False
+    rest_sent: bool = False
     complete: bool = False
 
 
@@ -106,9 +109,9 @@ class SpoolFolder:
         return self.path / "artifacts"
 
     @property
-    def verdict(self) -> Path:
-        """What that run is to say of its learning rates; see `MlflowRun.put_verdict`."""
-        return self.path / "verdict"
+    def model(self) -> Path:
+        """The folder of the run's model, if it is to have one; see ``tracking/logged_model.py``."""
+        return self.path / "model"
 
     def load_progress(self) -> Progress:
         """Read the progress; none where nothing was sent yet."""

@@ -103,6 +103,19 @@ class Finding:
     severity: Severity = "warning"
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said of the learning rates of a whole recording by who knows what was meant.
+
+    Without one, whoever ships the recording judges it by itself.
+
+    Attributes:
+        text: ``ok``, or what is wrong most; empty where nobody shall judge.
+    """
+
+    text: str
+
+
 @dataclass(slots=True, eq=False)
 class Series:
     """The values of one key: three columns of one length, in ascending order of (step, time)."""

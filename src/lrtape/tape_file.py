@@ -73,22 +73,33 @@ def read_tape(path: Path) -> Tape:
         SpoolError: the file is not a tape of this version, or is damaged.
         FileNotFoundError: there is no such file.
     """
+    by_key: dict[str, Series] = {}
+    for key, part in read_parts(path):
+        series = by_key.setdefault(key, Series())
+        series.steps.extend(part.steps)
+        series.times_ms.extend(part.times_ms)
+        series.values.extend(part.values)
+    return Tape.of({key: _in_order(key, series) for key, series in by_key.items()})
+
+
+def read_parts(path: Path) -> Iterator[tuple[str, Series]]:
+    """Yield the rows of a file, some hundred thousand after the other, by key, in the order in which they were written.
+
+    Raises:
+        SpoolError: see `read_tape`.
+        FileNotFoundError: there is no such file.
+    """
     import pyarrow
 
-    by_key: dict[str, Series] = {}
     file, _ = _opened(path)
     with file:
         try:
             for batch in file.iter_batches(batch_size=ROW_GROUP_POINTS):
                 for key, columns in _by_key(batch):
-                    series = by_key.setdefault(key, Series())
                     steps, times_ms, values = columns
-                    series.steps.frombytes(steps)
-                    series.times_ms.frombytes(times_ms)
-                    series.values.frombytes(values)
+                    yield key, Series(array("q", steps), array("q", times_ms), array("d", values))
         except (pyarrow.ArrowException, OSError) as error:
             raise SpoolError(f"{path} must be a whole tape, but cannot be read ({error}): it is damaged.") from error
-    return Tape.of({key: _in_order(key, series) for key, series in by_key.items()})
 
 
 def read_notes(path: Path) -> dict[str, Any]:

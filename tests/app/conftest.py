@@ -49,9 +49,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.fixture
 def compose() -> Iterator[Compose]:
-    """Composes the training's config with real Hydra: `compose("scheduler=steplr", "trainer.epochs=2")`."""
+    """Composes the training's config with real Hydra: `compose("scheduler=steplr", "trainer.epochs=2")`.
+
+    Without the model of the run, which takes a second and which one test file is about.
+    """
     with hydra.initialize_config_module("lrtape.conf", version_base="1.3"):
-        yield lambda *overrides: hydra.compose("train", list(overrides))
+        yield lambda *overrides: hydra.compose("train", ["tracking.log_model=off", *overrides])
 
 
 @pytest.fixture

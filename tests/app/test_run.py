@@ -58,8 +58,9 @@ def test_a_run_explains_itself(
     }
     tapes = {path for path in artifacts if fnmatch(path, "lr/tape-????????.parquet")}
     assert len(tapes) == 1
-    of_the_schedule = ("lr/findings.json", "lr/planned-000000000.parquet")
-    assert artifacts == {"config/resolved.yaml", "checkpoints/last.pt", *of_the_schedule, *tapes}
+    of_the_lr = {f"lr/{name}" for name in ("curve.svg", "curve.html", "changes.csv", "findings.json")}
+    config = {"config/resolved.yaml", "config/environment.json"}
+    assert artifacts == {*config, "checkpoints/last.pt", "lr/planned-000000000.parquet", *of_the_lr, *tapes}
     downloaded = Path(client.download_artifacts(run.info.run_id, "config/resolved.yaml"))
     resolved = OmegaConf.load(downloaded)
     assert resolved.scheduler.step_size == 3

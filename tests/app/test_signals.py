@@ -59,6 +59,7 @@ TINY = [
     *("~data", "+data._target_=my_data.slow", "~model", "+model._target_=my_data.Net"),
     *("scheduler=cosineannealinglr", "optimizer=adam", "param_groups=layerwise"),
     *(f"trainer.epochs={N_EPOCHS}", "trainer.batch_size=4", "trainer.print_every_n_epochs=null"),
+    "tracking.log_model=off",
 ]
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -496,6 +496,30 @@ def test_a_loss_that_is_not_finite_ends_the_run_where_that_is_asked_for(train_in
     assert list(tape["train/loss"].values)[1] == math.inf
 
 
+def test_of_changes_the_steps_of_the_checkpoints_are_stored_too(train_in_process: Train, store: str) -> None:
+    """`tracking.record=changes`: the first and the last step, both sides of a drop, and the last one of each epoch, of
+    which there is a checkpoint; everything else as ever. `tracking.lr_log10` goes with them.
+    """
+    train_in_process(
+        *(
+            "trainer.epochs=4",
+            "trainer.batch_size=400",
+            "scheduler=steplr",
+            "scheduler.step_size=2",
+            "optimizer.lr=1e-6",
+        ),
+        *("tracking.record=changes", "tracking.lr_log10=true"),
+    )
+    tape = read_run(only_run(store).info.run_id, store)
+    n_steps = len(tape["train/loss"]) // 4
+
+    assert n_steps > 2
+    assert list(tape["train/loss"].steps) == list(range(4 * n_steps))
+    for key in ("lr/all", "lr_log10/all"):
+        assert list(tape[key].steps) == [0, n_steps - 1, 2 * n_steps - 1, 2 * n_steps, 3 * n_steps - 1, 4 * n_steps - 1]
+    assert sorted(set(tape["lr_log10/all"].values)) == [-7.0, -6.0]
+
+
 def test_the_seed_decides_everything(train_in_process: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same seed gives the same loss and the same weights, bit for bit; another one does not."""
     monkeypatch.chdir(tmp_path)

@@ -361,6 +361,11 @@ class LossThatShouldRise(AccuracyThatShouldFall):
     mode = "max"
 
 
+class SmallLrs(Mistake):
+    code = "lr-below-axis"
+    lrs = (1e-5, 3e-8)
+
+
 class FrozenGroup(Mistake):
     code = "group-never-updated"
     never_updated = ("lr/g1",)
@@ -398,7 +403,7 @@ def test_a_finding_names_the_place_and_the_fix(record: Record, mistake: type[Mis
     assert finding.key in {"lr/g0", "lr/g1"}
     assert 0 <= finding.step < N_STEPS
     assert finding.message.endswith((".", ")"))
-    assert re.search(r"`(scheduler|optimizer|trainer|param_groups)\b", finding.message)
+    assert re.search(r"`(scheduler|optimizer|trainer|param_groups|tracking)\b", finding.message)
 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])
@@ -430,6 +435,27 @@ def test_without_a_plan_only_the_tape_is_judged() -> None:
     assert [finding.code for finding in check(Tape(fallen))] == ["decays-too-fast"]
     assert check(Tape()) == []
     assert check(Tape([Point("train/loss", 0, 0, 1.0)])) == []
+
+
+def test_small_lrs_are_noted_where_they_matter() -> None:
+    """More than 10 % of the steps below 1e-6, and above 0, of any group; not the end of a cosine, not zeros, not a run
+    that has the logarithms, and not beside what is really wrong.
+    """
+    optimizer = optimizer_of(1e-3, 1e-3)
+    cosine = plan_of(optimizer, schedulers.CosineAnnealingLR(optimizer, 1000), 1000)
+    assert cosine.simulated is not None
+    small = Tape([Point("lr/a", step, step, 1e-3) for step in range(100)])
+    small = Tape([*small.points(), *(Point("lr/b", step, step, 9e-7 if step < 11 else 1e-5) for step in range(100))])
+
+    assert check(cosine.simulated, cosine) == []
+    (finding,) = check(small)
+    assert (finding.code, finding.key, finding.step, finding.severity) == ("lr-below-axis", "lr/b", 0, "note")
+    assert "lr_log10/b" in finding.message
+    assert check(small, Plan(100, lr_log10=True)) == []
+    assert check(Tape([Point("lr/a", step, step, 1e-6 if step < 50 else 0.1) for step in range(100)])) == []
+    assert [found.code for found in check(Tape([Point("lr/a", step, step, -1e-7) for step in range(100)]))] == [
+        "lr-negative"
+    ]
 
 
 def test_errors_come_first() -> None:

@@ -20,10 +20,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def record(folder: Path, end: End | None, age_s: float = 0.0) -> tuple[SpoolWriter, int]:
+def record(folder: Path, end: End | None, age_s: float = 0.0, **options: Any) -> tuple[SpoolWriter, int]:
     """A recording of ten steps of two groups, and the offset behind its sixth; its writer lives until it is closed."""
     folder.mkdir(parents=True)
-    writer = SpoolWriter(SpoolFolder(folder).spool, Header("abc", True, "sqlite:////mlflow.db", 1))
+    writer = SpoolWriter(SpoolFolder(folder).spool, Header("abc", True, "sqlite:////mlflow.db", 1, **options))
     writer.write(GroupLayout(0, (Group("a", "lr/a"), Group("b", "lr/b"))))
     offset = 0
     for step in range(N_STEPS):
@@ -51,6 +51,20 @@ def test_a_recording_says_how_far_it_is_stored(lrtape: Callable[..., Any]) -> No
         ".lrtape/abc-1: run abc, recording, 20 values recorded, 12 stored, 8 not yet, the oldest for 3 min"
     ]
     writer.close()
+
+
+def test_what_is_not_to_be_stored_is_not_missed(lrtape: Callable[..., Any]) -> None:
+    """With `record=changes` and `lr_log10`: how many values there are, how many go to the store, are there."""
+    folder = SpoolFolder(Path(".lrtape/abc-1"))
+    writer, _ = record(folder.path, None, record="changes", lr_log10=True)
+    folder.save_progress(Progress(writer.size, 4))
+    text = ".lrtape/abc-1: run abc, {}, 20 values recorded, {} to be stored, {} stored, {} not yet"
+
+    assert lrtape("status").lines == [text.format("recording", 4, 4, 0)]
+    writer.close()
+    assert lrtape("status").lines[0].startswith(text.format("its training is dead, waiting", 8, 4, 4))
+    folder.save_progress(Progress(writer.size, 8, rest_sent=True))
+    assert text.format("its training is dead, waiting", 8, 8, 0) in lrtape("status").lines[0]
 
 
 @pytest.mark.parametrize(

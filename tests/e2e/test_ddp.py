@@ -65,7 +65,7 @@ TINY = [
     *("~data", "+data._target_=my_data.data", "~model", "+model._target_=my_data.Net"),
     *("scheduler=reducelronplateau", "scheduler.patience=0", "scheduler.threshold=0.2", "optimizer=adam"),
     *("param_groups=frozen_backbone", "param_groups.unfreeze_at_epoch=2", f"trainer.epochs={N_EPOCHS}"),
-    *("trainer.accumulate_grad_batches=2", "trainer.clip_grad_norm=1.0"),
+    *("trainer.accumulate_grad_batches=2", "trainer.clip_grad_norm=1.0", "tracking.log_model=off"),
 ]
 OF_TWO, OF_ONE = "trainer.batch_size=4", "trainer.batch_size=8"
 ELSEWHERE = ["tracking.uri=sqlite:///{0}.db", "tracking.folder={0}", "hydra.run.dir={0}/output"]

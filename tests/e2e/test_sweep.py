@@ -53,6 +53,7 @@ TINY = [
     *("~data", "+data._target_=my_data.points", "~model", "+model._target_=torch.nn.Linear", "+model.in_features=3"),
     *("+model.out_features=2", "scheduler=steplr", "scheduler.step_size=2", "optimizer=sgd", "trainer.device=cpu"),
     *(f"trainer.epochs={N_EPOCHS}", "trainer.batch_size=4", "trainer.print_every_n_epochs=null", "checks=off"),
+    "tracking.log_model=off",
 ]
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -54,7 +54,7 @@ def test_a_training_without_a_server_gets_its_run_later(store: str, monkeypatch:
     assert created.data.tags["mlflow.user"]
     assert created.data.tags["lrtape.complete"] == "true"
     assert list(read_run(created.info.run_id, store)["lr/group_00"].values) == [0.5, 0.5]
-    assert [item.path for item in client.list_artifacts(created.info.run_id, "config")] == ["config/resolved.yaml"]
+    assert "config/resolved.yaml" in [item.path for item in client.list_artifacts(created.info.run_id, "config")]
     assert not run.folder.path.exists()
 
 

@@ -14,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from lrtape.checks.registry import CODES
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.range_curve import check_range
+from lrtape.recording_options import EVERY_STEP, RECORDS, RecordingOptions
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
 from lrtape.trials import MAX, MIN
 
@@ -23,8 +24,10 @@ PRECISIONS = ("32", "bf16", "16")
 LAST = "last"
 """As `trainer.resume`: the newest checkpoint of the experiment."""
 WHEN_UNREACHABLE = ("fail", "spool")
+BEST = "best"
 STRICT = "strict"
 OFF = "off"
+LOG_MODEL = (BEST, OFF)
 CHECKS = ("warn", STRICT, OFF)
 """What is done about findings."""
 DIRECTIONS = (MIN, MAX)
@@ -80,6 +83,14 @@ class TrackingSettings:
     when_unreachable: str
     also: list[str]
     also_every_n_steps: int
+    log_model: str
+    record: str = EVERY_STEP
+    lr_log10: bool = False
+
+    @property
+    def options(self) -> RecordingOptions:
+        """How a recording is kept, and what of it is stored."""
+        return RecordingOptions(self.folder, self.keep_spool, self.fsync_every_s, self.record, self.lr_log10)
 
 
 @dataclass
@@ -186,6 +197,8 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
         f"one of {', '.join(WHEN_UNREACHABLE)}",
         WHEN_UNREACHABLE.__contains__,
     )
+    _require("tracking.log_model", tracking.log_model, f"one of {', '.join(LOG_MODEL)}", LOG_MODEL.__contains__)
+    _require("tracking.record", tracking.record, f"one of {', '.join(RECORDS)}", RECORDS.__contains__)
     _require("tracking.also_every_n_steps", tracking.also_every_n_steps, "at least 1", lambda value: value >= 1)
     if tracking.also:
         from lrtape.beside import Beside  # late: imports torch

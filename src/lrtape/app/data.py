@@ -83,6 +83,11 @@ class _Digits(Dataset[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return self.n_pictures
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them at once, as a `TensorDataset` has them."""
+        return _load_digits(self.val_fraction, self.seed, self.classes)[self.side].tensors
+
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         sample: tuple[Tensor, ...] = _load_digits(self.val_fraction, self.seed, self.classes)[self.side][index]
         return sample

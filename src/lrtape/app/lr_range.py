@@ -85,10 +85,9 @@ def run_range(cfg: DictConfig, settings: Settings, output_dir: Path, overrides: 
         tracking = settings.tracking
         with open_run(tracking, cfg, overrides) as run:
             run.log_text(mask_credentials(OmegaConf.to_yaml(config_of(cfg))), "config/resolved.yaml")
-            with open_session(
-                run, None, tracking.folder, tracking.keep_spool, tracking.fsync_every_s, tracking.close_timeout_s
-            ) as session:
+            with open_session(run, None, tracking.options, tracking.close_timeout_s) as session:
                 session.add(optimizer)
+                session.judge("")  # No schedule is meant to look like this.
 
                 def record(step: int, lr: float, loss: float, smoothed: float) -> None:  # noqa: ARG001
                     session.log(TRAIN_LOSS, loss, step)

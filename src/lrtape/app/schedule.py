@@ -182,7 +182,10 @@ def plan_training(
     schedule = build_schedule(cfg, optimizer)
     n_steps = min(length.steps, MAX_SIMULATED_STEPS)
     config: dict[str, Any] = OmegaConf.to_container(cfg.scheduler, resolve=True)  # type: ignore[assignment]
-    plan = Plan(length.steps, schedule.interval, epoch_steps, cfg.trainer.accumulate_grad_batches, config)
+    plan = Plan(
+        *(length.steps, schedule.interval, epoch_steps, cfg.trainer.accumulate_grad_batches, config),
+        lr_log10=_has_readable_lrs(cfg),
+    )
     simulated = None
     if schedule.monitor is None:
         watched = _Watched(schedule.scheduler, optimizer, plan.n_calls)
@@ -190,6 +193,11 @@ def plan_training(
     elif metrics is not None:
         simulated = simulate(optimizer, schedule.scheduler, replace(plan, n_steps=n_steps), metrics=metrics)
     return replace(plan, simulated=simulated)
+
+
+def _has_readable_lrs(cfg: DictConfig) -> bool:
+    tracking = cfg.get("tracking") or {}
+    return bool(tracking.get("lr_log10", False)) or not tracking.get("enabled", True)
 
 
 class _Watched:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lrtape.app.best_model import keep_best_model
 from lrtape.app.bookmark import Bookmark
 from lrtape.app.build import build_data, build_model, build_optimizer
 from lrtape.app.checkpoint import Checkpoints, refuse_unloadable
-from lrtape.app.config import OFF, Settings
+from lrtape.app.config import BEST, OFF, Settings
 from lrtape.app.console import Console
+from lrtape.app.datasets import describe_data
 from lrtape.app.init_from import init_model
 from lrtape.app.interrupts import Interrupts
 from lrtape.app.lr_range import run_range
@@ -160,6 +162,8 @@ def _train(
     with contextlib.ExitStack() as opened:
         run = world.agree(lambda: _entered(opened, _open_run(prepared, overrides, world.ranks)))
         run.log_text(mask_credentials(OmegaConf.to_yaml(config_of(prepared.cfg))), _config_path(resumption))
+        datasets = [] if isinstance(run, NoRun) else describe_data(trainer.data, str(prepared.cfg.data["_target_"]))
+        run.log_datasets(datasets)
         watch.begin(run)
         (run_id, *_) = world.gather(run.run_id)
         bookmark = Bookmark(Path(settings.tracking.folder), settings.tracking.experiment)
@@ -177,6 +181,8 @@ def _train(
                 lambda: recorded.enter_context(_open_session(run, settings, resumption, groups, watch.columns))
             )
             session.add(trainer.optimizer, first_step=trainer.place.next_step)
+            if settings.checks == OFF:
+                session.judge("")
             try:
                 names = [group.name for group in groups]
                 with Console(settings.trainer, names, *trainer.length, trainer.place.next_step) as console:
@@ -196,6 +202,8 @@ def _train(
             finally:
                 watch.conclude(run, session, trainer.skipped_steps, trainer.never_updated(session))
             run.log_artifact(checkpoints.last, "checkpoints")
+            if settings.tracking.log_model == BEST:
+                keep_best_model(run.model_folder, checkpoints.best, trainer, datasets)
     if current_child.get() is None:  # in a sweep, its driver says so once
         print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics[objective]
@@ -264,9 +272,7 @@ def _open_session(
     return open_session(
         run,
         None,
-        tracking.folder,
-        tracking.keep_spool,
-        tracking.fsync_every_s,
+        tracking.options,
         tracking.close_timeout_s,
         overlap,
         columns=columns,

@@ -222,6 +222,7 @@ class Trainer:
         if is_best:
             checkpoints.save(checkpoints.best, self.place, self._lrs())
         checkpoints.save(checkpoints.last, self.place, self._lrs())
+        session.mark()
         return metrics
 
     def endless_steps(self) -> Iterator[float]:

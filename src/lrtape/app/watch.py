@@ -1,16 +1,15 @@
 """What is wrong with the learning rates of a training: before it, while it runs, and when it is over."""
 
-import json
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lrtape.app.config import OFF, STRICT
 from lrtape.app.planned_tape import keep_plan
 from lrtape.checks.registry import check
+from lrtape.checks.verdict import line_of, verdict_on
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, StoppedOnFindingError
 from lrtape.plan import Plan
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
     from lrtape.tracking.planned_run import PlannedRun
 
     Run = MlflowRun | PlannedRun | NoRun
-
-OK = "ok"
-FINDINGS = "lr/findings.json"
-"""Among the artifacts of a run."""
-MAX_VERDICT_CHARACTERS = 300
 
 Replan = Callable[[Sequence[float | None]], Plan]
 
@@ -78,7 +72,7 @@ class Watch:
         if self._mode == STRICT and serious:
             raise ConfigError(
                 "the schedule must raise no error and no warning where `checks=strict`, but does:\n"
-                + "\n".join(f"  {_line(finding)}" for finding in serious)
+                + "\n".join(f"  {line_of(finding)}" for finding in serious)
                 + "\nChange it, look at it with `lrtape preview`, or train all the same: checks=warn"
             )
         self._tell(findings)
@@ -107,11 +101,11 @@ class Watch:
                 )
 
     def conclude(self, run: "Run", session: "Session", skipped_steps: int, never_updated: Collection[str] = ()) -> None:
-        """Say what is wrong with what was recorded, here and in the run. Never fails the training.
+        """Say what is wrong with what was recorded, here and on the tape. Never fails the training.
 
         Args:
-            run: gets the findings as an artifact, and the verdict.
-            session: what it has found itself is among them; it has been told already.
+            run: gets the plan, where that was not settled before.
+            session: gets the verdict, and the findings but for its own, which have been told already.
             skipped_steps: see `after_epoch`.
             never_updated: see `after_epoch`.
         """
@@ -125,11 +119,8 @@ class Watch:
             findings = check(recorded, plan, never_updated=never_updated)
             self._told |= {finding.code for finding in session.findings}
             self._tell(findings)
-            findings += [finding for finding in session.findings if finding not in findings]
-            verdict = verdict_on(findings)
-            report = {"verdict": verdict, "findings": [asdict(finding) for finding in findings]}
-            run.log_text(json.dumps(report, indent=2), FINDINGS)
-            run.put_verdict(verdict)
+            own = [finding for finding in session.findings if finding not in findings]
+            session.judge(verdict_on([*findings, *own]), findings)
         except Exception as error:  # noqa: BLE001 - the training is over, and nothing of it may be lost
             warnings.warn(f"lrtape could not check what was recorded: {error!r}", stacklevel=2)
 
@@ -150,19 +141,7 @@ class Watch:
         for finding in findings:
             if finding.code not in self._told:
                 self._told.add(finding.code)
-                print(f"lrtape: {_line(finding)}", file=sys.stderr, flush=True)  # noqa: T201 - a command
-
-
-def verdict_on(findings: Iterable[Finding]) -> str:
-    """``ok``, or the sentence of the worst finding, cut to fit into a tag; a note is no reason to worry."""
-    worst = next(
-        (finding for severity in ("error", "warning") for finding in findings if finding.severity == severity), None
-    )
-    return OK if worst is None else textwrap.shorten(_line(worst), MAX_VERDICT_CHARACTERS, placeholder=" ...")
-
-
-def _line(finding: Finding) -> str:
-    return f"{finding.severity} {finding.code}: {finding.message}"
+                print(f"lrtape: {line_of(finding)}", file=sys.stderr, flush=True)  # noqa: T201 - a command
 
 
 def _metrics(recorded: Tape, plan: Plan) -> list[float | None]:

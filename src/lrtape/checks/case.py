@@ -27,6 +27,7 @@ class Thresholds:
         spike: factor between an lr and both of its neighbours.
         spike_neighbours: factor between the two neighbours.
         spike_slope: factor between a spike and the changes of the lr just before and after it.
+        below_axis: share of the steps that may have an lr which MLflow's axes cannot name.
     """
 
     fewest_steps: int = 10
@@ -40,6 +41,7 @@ class Thresholds:
     spike: float = 2.0
     spike_neighbours: float = 1.2
     spike_slope: float = 4.0
+    below_axis: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)

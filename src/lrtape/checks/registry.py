@@ -13,6 +13,7 @@ CODES = (
     values.ZERO,
     values.SPIKE,
     values.NEVER_UPDATED,
+    values.BELOW_AXIS,
     shape.NEVER_CHANGES,
     shape.DECAYS_TOO_FAST,
     shape.RATIO_CHANGES,
@@ -31,6 +32,7 @@ CHECKS: tuple[Check, ...] = (
     values.find_zero,
     values.find_spikes,
     values.find_never_updated,
+    values.find_below_axis,
     shape.find_never_changes,
     shape.find_decays_too_fast,
     shape.find_changing_ratios,
@@ -75,4 +77,6 @@ def check(
     codes = {finding.code for finding in findings}
     if codes & _CAUSES:
         findings = [finding for finding in findings if finding.code not in _SYMPTOMS]
+    if any(finding.severity != "note" for finding in findings):  # An lr that is wrong need not be read more easily.
+        findings = [finding for finding in findings if finding.code != values.BELOW_AXIS]
     return sorted(findings, key=lambda finding: (_SEVERITIES.index(finding.severity), finding.step))

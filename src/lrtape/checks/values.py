@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from lrtape.checks.case import ROUNDING, Case, Thresholds, others
 from lrtape.checks.horizons import parts
+from lrtape.keys import log10_key
 from lrtape.plan import kind_of
 from lrtape.tape import Finding
 
@@ -13,6 +14,9 @@ NEGATIVE = "lr-negative"
 ZERO = "lr-zero"
 SPIKE = "spike"
 NEVER_UPDATED = "group-never-updated"
+BELOW_AXIS = "lr-below-axis"
+AXIS_FLOOR = 1e-6
+"""MLflow (3.17) labels every tick below it as 0, on a logarithmic axis too."""
 
 _CYCLIC = frozenset({"cycliclr", "cosineannealingwarmrestarts"})
 
@@ -129,6 +133,26 @@ def _spike(values: Sequence[float], thresholds: Thresholds) -> int | None:
         if abs(lr - before) > thresholds.spike_slope * max(map(abs, slopes)):
             return index
     return None
+
+
+def find_below_axis(case: Case) -> Iterator[Finding]:
+    """An lr that MLflow's axes cannot name."""
+    if case.is_trial or case.plan.lr_log10:
+        return
+    floor = AXIS_FLOOR * (1 - ROUNDING)
+    n_below = {key: sum(0 < lr < floor for lr in series.values) for key, series in case.tape.items()}
+    found = [key for key, count in n_below.items() if count > case.thresholds.below_axis * len(case.tape[key])]
+    if found:
+        series = case.tape[found[0]]
+        yield Finding(
+            BELOW_AXIS,
+            f"{found[0]} is below {AXIS_FLOOR:g}, and above 0, in {n_below[found[0]]} of {len(series)} steps"
+            f"{others(len(found))}: MLflow labels every tick below {AXIS_FLOOR:g} as 0. `tracking.lr_log10=true`, or "
+            f"attach(..., lr_log10=True), stores its logarithm, too, as {log10_key(found[0])}.",
+            found[0],
+            next(step for step, lr in zip(series.steps, series.values, strict=True) if 0 < lr < floor),
+            "note",
+        )
 
 
 def find_never_updated(case: Case) -> Iterator[Finding]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from lrtape.errors import ConfigError, SpoolError
+from lrtape.recording_options import CHANGES
+from lrtape.selection import Selection
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import now_ms
@@ -36,16 +38,20 @@ def _state(folder: SpoolFolder) -> str:
     # First what is stored and then what is recorded, so that no more can be stored than is recorded.
     progress = folder.load_progress()
     is_recording = folder.is_recording()
-    n_recorded = 0
+    n_recorded = n_due = 0
     oldest_ms: int | None = None
     with SpoolReader(folder.spool) as reader:
+        selection = Selection(reader)
         for frame in reader.frames():
-            points = reader.points_of(frame)
-            n_recorded += len(points)
+            n_recorded += len(reader.points_of(frame))
+            points = selection.of(frame)
+            n_due += len(points)
             if points and oldest_ms is None and reader.offset > progress.offset:
                 oldest_ms = points[0].time_ms
-        run_id, end = reader.header.run_id, reader.end
-    n_left = n_recorded - progress.points
+        header, end = reader.header, reader.end
+        n_due += len(selection.rest()) if not is_recording else 0
+    n_left = n_due - progress.points
+    due = f", {n_due:,} to be stored" if header.record == CHANGES or header.lr_log10 else ""
     is_left_behind = not is_recording and not progress.complete and not folder.is_claimed()
     if progress.complete:
         doing = "kept and complete"
@@ -55,8 +61,8 @@ def _state(folder: SpoolFolder) -> str:
         fate = f"its training ended as {end.status}" if end is not None else "its training is dead"
         doing = f"{fate}, {'waiting' if is_left_behind else 'being stored'}"
     text = (
-        f"run {run_id or 'still to be created'}, {doing}, {n_recorded:,} values recorded, {progress.points:,} stored, "
-        f"{n_left:,} not yet"
+        f"run {header.run_id or 'still to be created'}, {doing}, {n_recorded:,} values recorded{due}, "
+        f"{progress.points:,} stored, {n_left:,} not yet"
     )
     if oldest_ms is not None:
         text += f", the oldest for {_duration((now_ms() - oldest_ms) / 1000)}"

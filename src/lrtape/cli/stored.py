@@ -54,7 +54,7 @@ def tapes_of(history: History) -> dict[str, Tape]:
         SpoolError: one of them cannot be read.
         TrackingError: the artifacts cannot be reached.
     """
-    with _downloaded(history, TAPE_NAMES) as paths:
+    with downloaded(history) as paths:
         return {path.name: read_tape(path) for path in paths}
 
 
@@ -67,7 +67,7 @@ def plan_of(history: History) -> Tape | None:
         SpoolError: one of them cannot be read.
         TrackingError: the artifacts cannot be reached.
     """
-    with _downloaded(history, PLAN_NAMES) as paths:
+    with downloaded(history, PLAN_NAMES) as paths:
         plans = sorted(((int(read_notes(path)["first_step"]), read_tape(path)) for path in paths), key=lambda p: p[0])
     if not plans:
         return None
@@ -77,7 +77,12 @@ def plan_of(history: History) -> Tape | None:
 
 
 @contextlib.contextmanager
-def _downloaded(history: History, names: str) -> Iterator[list[Path]]:
+def downloaded(history: History, names: str = TAPE_NAMES) -> Iterator[list[Path]]:
+    """The files of the tapes of a run, or others that lie beside them, as long as the block lasts.
+
+    Raises:
+        TrackingError: the artifacts cannot be reached.
+    """
     # MLflow draws a progress bar for each file, on whatever stderr is; this process is the command's own.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrtape.errors import LRTapeError
-from lrtape.picture import corners_of
+from lrtape.outline import Outline
 from lrtape.standing import Standing
 from lrtape.tape import Tape
 from lrtape.tape_file import read_tape
@@ -73,7 +73,7 @@ class CurveReader:
         curves: dict[str, Curve] = {}
         with contextlib.suppress(LRTapeError, OSError):
             tape = _tape(History(run.run_id, self._tracking_uri))
-            curves = {key: tuple(corners_of(series, MAX_CORNERS)) for key, series in tape.lr.items()}
+            curves = {key: tuple(Outline.of(series, MAX_CORNERS).corners()) for key, series in tape.lr.items()}
             if run.status != RUNNING:
                 self._kept[run.run_id] = curves
         return curves

@@ -13,6 +13,7 @@ from lrtape.report.curves import CurveReader
 from lrtape.report.page import EFFECTS, HEATMAP, LR_CURVES, page
 from lrtape.report.verdict import n_wanted, result, schedule_verdict, verdict
 from lrtape.report.winner import FILE, command_of, config_of, representative
+from lrtape.tracking.dashboard import Compared, seed_dashboard
 from lrtape.tracking.find_sweep import REPORT_FOLDER, find_sweep
 from lrtape.tracking.history import History
 from lrtape.tracking.mlflow_run import LOGGED_TABLES, NOTE, MlflowRun
@@ -172,3 +173,25 @@ class Reporter:
         if board.winner is not None:
             tags[BEST] = f"{board.winner.name}: {board.objective} {result(board.winner)}"
         self._run.set_tags(tags)
+        seed_dashboard(self._run, [board.objective], _compared(board))
+
+
+def _compared(board: Leaderboard) -> Compared:
+    """What the dashboard says of a sweep: the values that all points have, and those that only some have, as each
+    schedule its own.
+    """
+    keys = [tuple(standing.values) for standing in board.standings]
+    everywhere = tuple(key for key in board.swept() if all(key in own for own in keys))
+    grids = []
+    for grid in dict.fromkeys([everywhere, *keys]):
+        points = [standing.values for standing in board.standings if {*grid} <= {*standing.values}]
+        varied = [key for key in grid if len({values[key] for values in points}) > 1]
+        if varied:
+            grids.append(varied)
+    return Compared(
+        board.objective,
+        board.direction,
+        grids,
+        any(standing.n_trials > 1 or len(standing.runs) > 1 for standing in board.standings),
+        next((run.run_id for standing in board.standings for run in standing.runs), ""),
+    )

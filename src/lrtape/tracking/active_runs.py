@@ -16,9 +16,12 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from lrtape.errors import ConfigError
 from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.run_colors import next_color
 from lrtape.tracking.store import opening
 from lrtape.tracking.uri import resolve_tracking_uri, sqlite_path
 
+RUN_ID = "MLFLOW_RUN_ID"
+"""In the environment: the run that ``mlflow run`` has made for this process."""
 _CHATTY = ("alembic", "git", "mlflow", "sqlalchemy", "urllib3")
 """Loggers that have something to say when a store is opened, on stderr by default."""
 
@@ -61,7 +64,10 @@ def join_or_start(thread: int) -> MlflowRun:
         for runs in (active_runs(threading.get_ident()), active_runs(thread)):
             if runs:
                 return MlflowRun(uri, runs[-1].info.run_id)
-        return MlflowRun(uri, mlflow.start_run().info.run_id, is_owned=True)
+        experiment = str(fluent._get_experiment_id())  # mlflow 3.17 says it nowhere else
+        # Where ``mlflow run`` has made a run for this process, it has a colour.
+        tags = {} if os.environ.get(RUN_ID) else next_color(MlflowClient(tracking_uri=uri), experiment)
+        return MlflowRun(uri, mlflow.start_run(tags=tags).info.run_id, is_owned=True)
 
 
 def start_aside() -> MlflowRun:
@@ -75,10 +81,10 @@ def start_aside() -> MlflowRun:
     """
     uri = resolve_tracking_uri(mlflow.get_tracking_uri())
     with opening(uri):
-        if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        if run_id := os.environ.get(RUN_ID):
             return MlflowRun(uri, run_id)
-        experiment = fluent._get_experiment_id()  # mlflow 3.17 says it nowhere else
-        run = MlflowClient(tracking_uri=uri).create_run(str(experiment), tags=resolve_tags({}))
+        client, experiment = MlflowClient(tracking_uri=uri), str(fluent._get_experiment_id())
+        run = client.create_run(experiment, tags=resolve_tags({}) | next_color(client, experiment))
         return MlflowRun(uri, run.info.run_id, is_owned=True)
 
 

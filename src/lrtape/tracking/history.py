@@ -13,7 +13,7 @@ from lrtape.tracking.uri import resolve_tracking_uri
 
 TAPE_FOLDER = "lr"
 """Among the artifacts of a run."""
-TAPE_NAMES = "tape-*.parquet"
+TAPE_NAME, TAPE_NAMES = "tape-{}.parquet", "tape-*.parquet"
 """One for each recording of the run; see ``tape_file.py``."""
 PLAN_NAME, PLAN_NAMES = "planned-{:09d}.parquet", "planned-*.parquet"
 """What the training means to use from a step on, as a tape; one more for each time it was resumed."""

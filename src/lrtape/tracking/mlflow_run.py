@@ -1,11 +1,14 @@
 """One MLflow run: opened at the start of a training, closed at its end, never touched in between."""
 
 import contextlib
+import json
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote, urlencode
 
 import mlflow
 from mlflow import ActiveRun as ActiveRun
@@ -14,13 +17,19 @@ from mlflow.entities import LifecycleStage, Param, RunTag
 from mlflow.tracking import fluent
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_ID
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from lrtape.errors import PrunedError, TrackingError
+from lrtape.recording_options import CHANGES, EVERY_STEP
+from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status
+from lrtape.tape_file import read_tape
+from lrtape.tracking.dashboard import AVERAGED, DASHBOARD, views_of
+from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
-from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
+from lrtape.tracking.run_colors import RUN_COLOR, next_color
+from lrtape.tracking.store import asking, experiment_id, is_server, opening, refuse_unreachable
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
 from lrtape.trials import RUNNING
 
@@ -31,6 +40,8 @@ RECORDING = "lrtape.recording"
 """Tag: the recording that ends the run; the last one, where a training was resumed."""
 MISSING = "lrtape.missing."
 """Tag, with a recording's id behind it: why that recording is not complete."""
+RECORD = "lrtape.record"
+"""Tag: ``changes`` where a recording has stored no more of the learning rates; its tape has every step."""
 COMPLETE = "lrtape.complete"
 """Tag: ``true`` when every value that was recorded is stored and was compared, else ``false``."""
 US_PER_STEP = "lrtape.us_per_step"
@@ -40,14 +51,16 @@ ERROR = "lrtape.error"
 MAX_ERROR_CHARACTERS = 1000
 VERDICT = "lr.verdict"
 """Tag: ``ok``, or the sentence of what is wrong most with the learning rates."""
-VERDICT_LINE = "Learning rates: "
-"""Begins the first line of the run's description."""
 NOTE = MLFLOW_RUN_NOTE
 """Tag: the run's description, in Markdown."""
+RUN_NAME = MLFLOW_RUN_NAME
+"""Tag: the run's name."""
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 """Tag: the artifacts that the UI shows as tables, as `MlflowClient.log_table` notes them (mlflow 3.17)."""
 UI_ADDRESS = "http://127.0.0.1:5000"
 """Where ``mlflow ui`` listens by default."""
+_TRAININGS = "workflowType=machine_learning"
+"""Of a page: else MLflow shows an empty one, about prompts and traces (mlflow 3.17)."""
 
 
 class MlflowRun:
@@ -59,7 +72,12 @@ class MlflowRun:
         tracking_uri: absolute.
         run_id: a run that exists.
         is_owned: whether the run was started here, and is ended by `finish`.
+
+    Attributes:
+        folder: of the spool that is recorded for it now; ``None`` where none is.
     """
+
+    folder: SpoolFolder | None = None
 
     def __init__(self, tracking_uri: str, run_id: str, is_owned: bool = False) -> None:
         self.tracking_uri = tracking_uri
@@ -99,7 +117,10 @@ class MlflowRun:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
         with opening(uri):
             client = MlflowClient(tracking_uri=uri)
-            info = client.create_run(experiment_id(client, experiment, uri), run_name=run_name, tags=all_tags).info
+            number = experiment_id(client, experiment, uri)
+            if RUN_COLOR not in all_tags:
+                all_tags |= next_color(client, number)
+            info = client.create_run(number, run_name=run_name, tags=all_tags).info
             run = cls(uri, info.run_id, is_owned=True)
             try:
                 run.log_params(params or {})
@@ -144,6 +165,11 @@ class MlflowRun:
             client.update_run(run_id, status=RUNNING)
             return cls(tracking_uri, run_id, is_owned=True)
 
+    @property
+    def model_folder(self) -> Path | None:
+        """What is put there, by `save_model`, is the run's model once everything is stored; ``None`` for nowhere."""
+        return None if self.folder is None else self.folder.model
+
     def last_steps(self) -> dict[str, int]:
         """The last step of every key, as it was recorded: see `nonfinite`. One request, however long the run is.
 
@@ -162,12 +188,16 @@ class MlflowRun:
     def points_from(self, first_step: int) -> list[Point]:
         """Every row from `first_step` on. Takes one request where there is none, else 40 us for each row of their keys.
 
+        Where not every step was stored, the tapes among the artifacts are asked, too.
+
         Raises:
+            SpoolError: one of the tapes cannot be read.
             TrackingError: the store does not answer, or refuses.
         """
         history = History(self.run_id, self.tracking_uri)
         keys = [key for key, last_step in self.last_steps().items() if last_step >= first_step]
-        return [point for key in keys for point in history.points(key) if point.step >= first_step]
+        points = [point for key in keys for point in history.points(key) if point.step >= first_step]
+        return points + _taped(history, first_step) if keys and history.tags().get(RECORD) == CHANGES else points
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log params, each as text."""
@@ -177,8 +207,16 @@ class MlflowRun:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags. A failure is warned about."""
-        rows = [RunTag(key, text[:MAX_TAG_CHARACTERS]) for key, text in tags.items()]
-        self._warn_on_failure("set tags", lambda: self._client.log_batch(self.run_id, tags=rows))
+        self._warn_on_failure("set tags", lambda: self.put_tags(tags))
+
+    def log_datasets(self, datasets: Sequence[LoggedDataset]) -> None:
+        """Note the data of the training, in one request; the run keeps one of each name and digest.
+
+        A failure is warned about.
+        """
+        if datasets:
+            inputs = [dataset.as_input() for dataset in datasets]
+            self._warn_on_failure("note the data", lambda: self._client.log_inputs(self.run_id, inputs))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload one file into `folder` of the run's artifacts. A failure is warned about."""
@@ -199,25 +237,31 @@ class MlflowRun:
         """Upload `text` as the artifact `path`. A failure is warned about."""
         self._warn_on_failure(f"upload {path}", lambda: self._client.log_text(self.run_id, text, path))
 
-    def put_verdict(self, verdict: str) -> None:
-        """Say in a tag, and in the first line of the description, whether the learning rates are what was meant.
+    def tags(self) -> dict[str, str]:
+        """What is noted about the run.
 
-        A failure is warned about.
+        Raises:
+            TrackingError: the store does not answer, or refuses.
         """
-        self._warn_on_failure("note what it thinks of the learning rates", lambda: self._put_verdict(verdict))
+        with asking(self.tracking_uri):
+            return dict(self._client.get_run(self.run_id).data.tags)
 
-    def _put_verdict(self, verdict: str) -> None:
-        description = self._client.get_run(self.run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-        if description.startswith(VERDICT_LINE):  # of the training that this one goes on with
-            description = description.partition("\n")[2]
-        text = f"{VERDICT_LINE}{verdict}" + (f"\n{description}" if description else "")
-        tags = {VERDICT: verdict, MLFLOW_RUN_NOTE: text}
-        self._client.log_batch(
-            self.run_id, tags=[RunTag(key, value[:MAX_TAG_CHARACTERS]) for key, value in tags.items()]
-        )
+    def put_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags.
 
-    def begin_recording(self, recording_id: str) -> None:
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
+        rows = [RunTag(key, text[:MAX_TAG_CHARACTERS]) for key, text in tags.items()]
+        with asking(self.tracking_uri):
+            self._client.log_batch(self.run_id, tags=rows)
+
+    def begin_recording(self, recording_id: str, record: str = EVERY_STEP) -> None:
         """Note that a recording goes on: the run is not complete before `end_recording`.
+
+        Args:
+            recording_id: of its spool.
+            record: ``every_step`` or ``changes``: what of it is stored.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
@@ -225,6 +269,8 @@ class MlflowRun:
         tags = {COMPLETE: "false", MISSING + recording_id: "still recording"}
         if self.is_owned:
             tags[RECORDING] = recording_id
+        if record == CHANGES:
+            tags[RECORD] = record
         with asking(self.tracking_uri):
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
@@ -290,22 +336,65 @@ class MlflowRun:
                 stack.pop()
 
     def how_to_look(self, tab: str = "/model-metrics") -> str:
-        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open.
+        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open. A request.
 
         Args:
             tab: of the run's page; its curves by default, and the description where it is empty.
         """
-        is_server = self.tracking_uri.startswith(("http://", "https://"))
-        base = mask_credentials(self.tracking_uri).rstrip("/") if is_server else UI_ADDRESS
-        page = f"{base}/#/experiments/{self.experiment_id}/runs"
-        lines = [
-            f"All runs:  {page}?compareRunsMode=CHART&workflowType=machine_learning",
-            f"This run:  {page}/{self.run_id}{tab}?workflowType=machine_learning",
-        ]
-        if not is_server:
+        has_ui = is_server(self.tracking_uri)
+        base = mask_credentials(self.tracking_uri).rstrip("/") if has_ui else UI_ADDRESS
+        views = views_of(self)
+        pages = {"Dashboard:": self.dashboard_link()} if DASHBOARD in views else {"All runs:": self._runs_link()}
+        if AVERAGED in views and not tab:
+            pages["Averaged:"] = self.dashboard_link(AVERAGED)
+        pages["This run:"] = f"{self._page}/{self.run_id}{tab}?{_TRAININGS}"
+        lines = [f"{name:10} {base}/{link}" for name, link in pages.items()]
+        if not has_ui:
             uri = self.tracking_uri if sqlite_path(self.tracking_uri) else '"$MLFLOW_TRACKING_URI"'
             lines.insert(0, f"To look:   mlflow ui --backend-store-uri {uri}")
         return "\n".join(lines)
+
+    @property
+    def _page(self) -> str:
+        return f"#/experiments/{self.experiment_id}/runs"
+
+    def _runs_link(self) -> str:
+        return f"{self._page}?compareRunsMode=CHART&{_TRAININGS}"
+
+    def dashboard_link(self, view: str = DASHBOARD) -> str:
+        """To the dashboard of the experiment, from the root of the UI's address on.
+
+        Args:
+            view: the id of it, or of its other view.
+        """
+        return f"{self._runs_link()}&viewStateShareKey={view}"
+
+    def curves_link(self, keys: Sequence[str]) -> str:
+        """To one chart of some metrics of this run alone, on a log axis; from the root of the UI's address on.
+
+        In the run's description, where the UI may have any address, it is a link as it is.
+
+        Args:
+            keys: at least one.
+        """
+        query = {
+            "runs": json.dumps([self.run_id]),
+            "metric": json.dumps(keys[0]),
+            "experiments": json.dumps([self.experiment_id]),
+            "plot_metric_keys": json.dumps(list(keys)),
+            "plot_layout": json.dumps({"autosize": True}),
+            "x_axis": "step",
+            "y_axis_scale": "log",
+            "line_smoothness": "0",
+            "show_point": "false",
+            "deselected_curves": "[]",
+            "last_linear_y_axis_range": "[]",
+        }
+        return f"#/metric?{urlencode(query, quote_via=quote)}"
+
+    def artifact_link(self, path: str) -> str:
+        """To the page of an artifact of the run; from the root of the UI's address on."""
+        return f"{self._page}/{self.run_id}/artifacts/{path}?{_TRAININGS}"
 
     def _warn_on_failure(self, what: str, act: Callable[[], object]) -> None:
         try:
@@ -325,3 +414,15 @@ class MlflowRun:
             text = f"{type(error).__name__}: {error}{notes}"
             self.set_tags({ERROR: mask_credentials(text)[:MAX_ERROR_CHARACTERS]})
         self.finish(Status.after(error))
+
+
+def _taped(history: History, first_step: int) -> list[Point]:
+    with tempfile.TemporaryDirectory() as folder:
+        tapes = [read_tape(path) for path in history.tapes(Path(folder))]
+    return [
+        Point(key, *row)
+        for tape in tapes
+        for key, series in tape.items()
+        if len(later := series.since(first_step))
+        for row in zip(later.steps, later.times_ms, later.values, strict=True)
+    ]

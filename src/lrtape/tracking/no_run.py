@@ -1,16 +1,20 @@
 """Stands for an MLflow run where nothing is tracked. Imports no mlflow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from lrtape.tape import Status
+
+if TYPE_CHECKING:
+    from lrtape.tracking.datasets import LoggedDataset
 
 
 class NoRun:
     """Has what a training calls of an `MlflowRun`, and keeps nothing."""
 
     run_id = ""
+    model_folder: Path | None = None
 
     def log_text(self, text: str, path: str) -> None:
         """Keep nothing."""
@@ -18,10 +22,10 @@ class NoRun:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Keep nothing."""
 
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+    def log_datasets(self, datasets: "Sequence[LoggedDataset]") -> None:
         """Keep nothing."""
 
-    def put_verdict(self, verdict: str) -> None:
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep nothing."""
 
     def finish(self, status: Status) -> None:

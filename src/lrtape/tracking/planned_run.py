@@ -3,8 +3,8 @@
 import contextlib
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,9 +14,12 @@ from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from lrtape.errors import TrackingError
+from lrtape.recording_options import EVERY_STEP
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status, now_ms
+from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.mlflow_run import MAX_TAG_CHARACTERS, MlflowRun
+from lrtape.tracking.run_colors import next_color
 from lrtape.tracking.store import experiment_id, opening
 from lrtape.tracking.uri import mask_credentials
 
@@ -37,6 +40,7 @@ class Plan:
         params: all of them as text.
         tags: MLflow's own included, as they were where the training ran.
         start_ms: when the training began, in Unix milliseconds.
+        datasets: what it trains on.
     """
 
     recording_id: str
@@ -45,6 +49,7 @@ class Plan:
     params: dict[str, str]
     tags: dict[str, str]
     start_ms: int
+    datasets: list[LoggedDataset] = field(default_factory=list)
 
 
 class PlannedRun:
@@ -82,7 +87,7 @@ class PlannedRun:
         texts = {key: str(value) for key, value in params.items()}
         all_tags = {key: text[:MAX_TAG_CHARACTERS] for key, text in resolve_tags(dict(tags)).items()}
         plan = Plan(self.folder.recording_id, experiment, run_name, texts, all_tags, now_ms())
-        self.folder.plan.write_bytes(msgspec.json.encode(plan))
+        self._write_plan(plan)
 
     def points_from(self, first_step: int) -> list[Point]:  # noqa: ARG002
         """Every row from `first_step` on: a run that does not exist has none."""
@@ -98,11 +103,27 @@ class PlannedRun:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Keep tags for the run. Where it was created meanwhile, it gets none."""
         with _warning_of_failure(f"keep the tags {sorted(tags)}"):
-            plan = msgspec.json.decode(self.folder.plan.read_bytes(), type=Plan)
+            plan = self._read_plan()
             texts = {key: text[:MAX_TAG_CHARACTERS] for key, text in tags.items()}
-            new = self.folder.plan.with_suffix(".new")
-            new.write_bytes(msgspec.json.encode(replace(plan, tags=plan.tags | texts)))
-            new.replace(self.folder.plan)
+            self._write_plan(replace(plan, tags=plan.tags | texts))
+
+    def log_datasets(self, datasets: Sequence[LoggedDataset]) -> None:
+        """Keep what the training trains on for the run."""
+        with _warning_of_failure("keep what the data are"):
+            self._write_plan(replace(self._read_plan(), datasets=list(datasets)))
+
+    def _read_plan(self) -> Plan:
+        return msgspec.json.decode(self.folder.plan.read_bytes(), type=Plan)
+
+    def _write_plan(self, plan: Plan) -> None:
+        new = self.folder.plan.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(plan))
+        new.replace(self.folder.plan)
+
+    @property
+    def model_folder(self) -> Path:
+        """See `MlflowRun.model_folder`."""
+        return self.folder.model
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file for `folder` of the artifacts."""
@@ -110,11 +131,6 @@ class PlannedRun:
             target = self.folder.artifacts / (folder or "")
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-
-    def put_verdict(self, verdict: str) -> None:
-        """Keep it for the run; whoever ships the spool puts it there."""
-        with _warning_of_failure("keep what it thinks of the learning rates"):
-            self.folder.verdict.write_text(verdict)
 
     def finish(self, status: Status) -> None:  # noqa: ARG002 - the spool says it
         """Leave the end to whoever ships the spool; a plan without one was never used."""
@@ -147,8 +163,13 @@ def _warning_of_failure(what: str) -> Iterator[None]:
         warnings.warn(f"lrtape could not {what}: {error}", stacklevel=4)
 
 
-def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
+def realize(folder: SpoolFolder, tracking_uri: str, record: str = EVERY_STEP) -> MlflowRun:
     """Create the run that is planned in `folder`, or find it, if that was done already.
+
+    Args:
+        folder: of the recording.
+        tracking_uri: absolute, with credentials where they are needed.
+        record: see `MlflowRun.begin_recording`.
 
     Raises:
         ConfigError: its experiment was deleted.
@@ -162,11 +183,12 @@ def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
         if found:
             run_id = found[0].info.run_id
         else:
-            tags = plan.tags | {PLANNED: plan.recording_id}
+            tags = next_color(client, experiment) | plan.tags | {PLANNED: plan.recording_id}
             run_id = client.create_run(experiment, plan.start_ms, tags, plan.run_name).info.run_id
         run = MlflowRun(tracking_uri, run_id)
         run.log_params(plan.params)
-    run.begin_recording(plan.recording_id)
+        run.log_datasets(plan.datasets)
+    run.begin_recording(plan.recording_id, record)
     return run
 
 

@@ -110,6 +110,11 @@ def _lock(database: Path | None) -> Iterator[None]:
         yield
 
 
+def is_server(uri: str) -> bool:
+    """Whether a store is behind an HTTP server, which has a UI of its own."""
+    return uri.startswith(("http://", "https://"))
+
+
 def refuse_unreachable(uri: str) -> None:
     """Say within seconds that a server does not answer, or only says that it cannot: MLflow tries for minutes.
 
@@ -118,7 +123,7 @@ def refuse_unreachable(uri: str) -> None:
     Raises:
         TrackingError: it does not answer.
     """
-    if not uri.startswith(("http://", "https://")):
+    if not is_server(uri):
         return
     try:
         urllib.request.urlopen(_without_user(uri).rstrip("/") + _PROBE, timeout=CONNECT_TIMEOUT_S).close()  # noqa: S310

@@ -28,6 +28,7 @@ SEARCH = ["-m", "hydra/sweeper=lrtape_optuna", "hydra.sweeper.sampler=random"]
 TINY = [
     *("experiment=one_group", "model.hidden=[4]", "param_groups=head_and_backbone", "scheduler=steplr"),
     *(f"trainer.epochs={N_EPOCHS}", "trainer.device=cpu", "trainer.print_every_n_epochs=null", "checks=off"),
+    "tracking.log_model=off",
 ]
 GAMMA, STEP_SIZE = "scheduler.gamma=interval(0.1,0.9)", "scheduler.step_size=range(1,5)"
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"

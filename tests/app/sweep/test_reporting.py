@@ -21,7 +21,13 @@ from lrtape.tracking.sweep_runs import OBJECTIVE, SWEEP
 from lrtape.trials import SweepRun, TrialRun
 
 TRAIN = Path(__file__).parents[3] / "train.py"
-SMALL = ["trainer.epochs=2", "trainer.device=cpu", "data.classes=[0,1,2]", "model.out_features=3"]
+SMALL = [
+    "tracking.log_model=off",
+    "trainer.epochs=2",
+    "trainer.device=cpu",
+    "data.classes=[0,1,2]",
+    "model.out_features=3",
+]
 
 Command = Callable[..., str]
 

@@ -58,6 +58,7 @@ class Sweep:
             "experiment=steplr",
             f"tracking.uri={server.uri}",
             f"tracking.experiment={name}",
+            "tracking.log_model=off",
             *overrides,
         ]
         self.process: subprocess.Popen[bytes] | None = None

@@ -260,7 +260,7 @@ class AppTraining(Training):
         program: list[str | Path] = [sys.executable, TRAIN_PY] if TRAIN_PY.exists() else [LRTAPE, "train"]
         schedule = ["scheduler=steplr", "scheduler.step_size=1", f"trainer.epochs={self.N_EPOCHS}"]
         schedule += [f"tracking.uri={uri or store.uri}"]
-        self._start([*program, *schedule, "tracking.close_timeout_s=300", *overrides])
+        self._start([*program, *schedule, "tracking.close_timeout_s=300", "tracking.log_model=off", *overrides])
 
     @property
     def run_id(self) -> str:

@@ -55,8 +55,12 @@ class SweepCallback(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra in the process of a job, before it trains."""
         claim_gpu(self.gpus)
-        trial = self.trials.get(tuple(config.hydra.overrides.task))
-        child = Child(self.parent_run_id, trial, study=self.study) if trial is not None and self.parent_run_id else None
+        overrides = tuple(config.hydra.overrides.task)
+        trial = self.trials.get(overrides)
+        child = None
+        if trial is not None and self.parent_run_id:
+            position = [*self.trials].index(overrides) if trial.number is None else trial.number
+            child = Child(self.parent_run_id, trial, study=self.study, position=position)
         current_child.set(child)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:

@@ -20,12 +20,14 @@ class Child:
         trial: what is trained.
         is_begun: whether it has a run.
         study: where its epochs are reported to; ``None`` in a grid.
+        position: in the sweep, from 0; its colour.
     """
 
     parent_run_id: str
     trial: Trial
     is_begun: bool = False
     study: StudyLink | None = None
+    position: int = 0
 
     def tags(self, folder: Path) -> dict[str, str]:
         """Of its run.
@@ -37,9 +39,14 @@ class Child:
         import torch
 
         from lrtape.app.sweep.liveness import whereabouts
+        from lrtape.leaderboard import point_name
         from lrtape.tracking import sweep_runs
+        from lrtape.tracking.dashboard import POINT
+        from lrtape.tracking.run_colors import RUN_COLOR, color_at
 
         return {
+            RUN_COLOR: color_at(self.position),
+            POINT: point_name(self.trial.name),
             sweep_runs.TRIAL: self.trial.id,
             sweep_runs.VALUES: json.dumps(dict(self.trial.values)),
             sweep_runs.SEED: str(self.trial.seed),

@@ -19,11 +19,13 @@ from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.record import SweepRecord
 from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.errors import ConfigError
+from lrtape.recording_options import RecordingOptions
 from lrtape.session import Session, open_session
 from lrtape.tape import Status
 from lrtape.tracking import sweep_runs
 from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.run_colors import NO_CURVE, RUN_COLOR
 from lrtape.tracking.sweep_runs import SweepRuns
 from lrtape.tracking.uri import mask_credentials
 from lrtape.trials import TrialRun, folder_of_sweep, latest_runs
@@ -97,13 +99,16 @@ class Parent:
                 run = reopen_run(tracking, found.run_id)
             else:
                 tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape"), **trial_tags(plan)}
+                tags[RUN_COLOR] = NO_CURVE
                 run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
             try:
                 run.set_tags({**trial_tags(plan), **whereabouts(folder), sweep_runs.COMMAND: mask_credentials(command)})
                 if plan.trials:  # of a search, only its tags tell
                     run.log_text(_list_of(plan), PLANNED)
                 SweepRecord(plan.id, run.run_id, plan.title, sys.argv[1:], str(Path.cwd())).save(folder)
-                session = open_session(run, None, folder, False, None, tracking.close_timeout_s, shows_progress=False)
+                session = open_session(
+                    run, None, RecordingOptions(folder), tracking.close_timeout_s, shows_progress=False
+                )
             except BaseException as error:  # Ctrl-C, too, shall leave no run that is RUNNING for ever
                 run.finish(Status.after(error))
                 raise
