@@ -89,7 +89,9 @@ RULES = (
     only(Shell.compose, rf"{SWEEP_COMMAND} --resume ", "tests/e2e/test_sweep.py"),
     only(plan, rf"{SWEEP_COMMAND} \w", "tests/e2e/test_sweep.py"),
     only(Shell.read_arguments, r"python scripts/(bench_|torture|compare_monitors|false_leads)", "benchmarks"),
-    only(Shell.read_arguments, r"python scripts/(gallery|configuration_page)\.py$", "tests/pages/test_written_pages.py"),
+    only(
+        Shell.read_arguments, r"python scripts/(gallery|configuration_page)\.py$", "tests/pages/test_written_pages.py"
+    ),
     Rule(rf"{TRAIN} .*--help$", Shell.run, Shell.run),
     Rule(TRAIN, train_shortly, Shell.compose),
     Rule(r"lrtape (preview|status|show|verify|why|recover|report)\b", Shell.run, Shell.read_arguments),
@@ -157,7 +159,9 @@ class Page:
             )
 
     def _python(self, block: Block) -> str:
-        code = compile("\n" * block.line + block.text, self.name, "exec")
+        # MLflow keeps a store open by its URI, and a relative one would be that of another page's folder.
+        text = block.text.replace("sqlite:///mlflow.db", f"sqlite:///{self.folder / 'mlflow.db'}")
+        code = compile("\n" * block.line + text, self.name, "exec")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             try:
