@@ -3,9 +3,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import torch
 
-import lrtape
 from lrtape.agreement import RANKS_DIFFER
 from lrtape.checks.registry import CODES
 from lrtape.replay import JUMP_ON_RESUME, REPLAY_DIFFERS
@@ -41,28 +39,6 @@ def test_a_section_says_what_how_and_what_to_do(code: str) -> None:
     parts = re.findall(r"^\*\*(\w[\w ]*):\*\* \S", SECTIONS[code], flags=re.MULTILINE)
 
     assert parts == ["Means", "Comes about", "Fix"]
-
-
-def test_the_code_on_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is documented is what works; here with a gamma that is meant for epochs."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    tape = lrtape.simulate(optimizer, scheduler, 200)
-    exec(
-        code,
-        {
-            "lrtape": lrtape,
-            "optimizer": optimizer,
-            "scheduler": scheduler,
-            "loader": [0] * 20,
-            "epochs": 10,
-            "tape": tape,
-        },
-    )
-
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [["warning", "decays-too-fast"]] * 2
 
 
 def test_a_finding_of_an_older_spool_has_a_severity() -> None:
