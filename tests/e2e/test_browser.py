@@ -14,9 +14,10 @@ pytest.importorskip("playwright", reason="the browser is driven by playwright: p
 
 from playwright.sync_api import Browser, Page, expect
 
+from lrtape.colors import RUNS
 from lrtape.tracking.dashboard import AVERAGED
-from lrtape.tracking.mlflow_run import NOTE, UI_ADDRESS, MlflowRun
-from lrtape.tracking.run_colors import COLORS, RUN_COLOR
+from lrtape.tracking.mlflow_run import UI_ADDRESS
+from lrtape.tracking.run_colors import RUN_COLOR
 from lrtape.tracking.sweep_runs import SWEEP, TRIAL
 from rig.browser import CHROMIUM, card, chromium, colors, curves, page_at, rows, scale_of_y
 from rig.place import LRTAPE, Place
@@ -98,7 +99,7 @@ def test_the_dashboard_shows_all_groups_of_all_runs_in_one_chart(dashboard: Page
     )
     assert len(drawn) == 12
     assert scale_of_y(chart) == "log"
-    assert colors(chart) == {run.data.tags[RUN_COLOR] for run in children} == set(COLORS[:4])
+    assert colors(chart) == {run.data.tags[RUN_COLOR] for run in children} == set(RUNS[:4])
     for run in children:
         for key in GROUPS:
             expect(chart.get_by_text(f"{run.info.run_name} ({key})", exact=True)).to_have_count(1)
@@ -156,30 +157,45 @@ def test_seeds_are_averaged_on_request(browser: Browser, seen: Seen) -> None:
         assert {curve.run.rpartition(".gamma=")[2] for curve in drawn} == {str(gamma) for gamma in GAMMAS}
 
 
-def test_the_page_of_a_run_has_verdict_and_picture(browser: Browser, seen: Seen, tmp_path: Path) -> None:
-    """Verdict, picture, and a link to one chart with all groups of this run alone."""
-    best = MlflowRun.join(seen.children()[0].info.run_id, seen.store.uri)
-    from matplotlib.figure import Figure
-
-    Figure(figsize=(4, 2)).savefig(tmp_path / "curve.png")
-    best.log_artifact(tmp_path / "curve.png", "lr")
-    before = MlflowClient(tracking_uri=seen.store.uri).get_run(best.run_id).data.tags[NOTE]
-    picture = f"![lr](get-artifact?path=lr/curve.png&run_uuid={best.run_id})"
-    best.set_tags({NOTE: f"{before}\n\n[All groups]({best.curves_link(GROUPS)})\n\n{picture}"})
-
+def test_the_page_of_a_run_reads_itself(browser: Browser, seen: Seen) -> None:
+    """Verdict, picture, the drop of each group at its step, and a link to one chart with all groups of this run alone."""
+    best = seen.children()[0].info
     address = f"{seen.server.uri}/#/experiments/{best.experiment_id}/runs/{best.run_id}"
     with page_at(browser, f"{address}?workflowType=machine_learning") as page:
         expect(page.get_by_text("Learning rates: ok")).to_be_visible()
-        page.wait_for_function("document.querySelector('img[src*=\"curve.png\"]')?.naturalWidth > 0")
+        page.wait_for_function("document.querySelector('img[src*=\"curve.svg\"]')?.naturalWidth > 0")
+        page.get_by_text("Show more", exact=True).click()
+        expect(page.get_by_text(f"1, at step {DROP}")).to_have_count(len(GROUPS))
         with page.context.expect_page() as opened:
-            page.get_by_role("link", name="All groups").first.click()
+            page.get_by_role("link", name="All groups in one chart").click()
         chart = opened.value.locator(".js-plotly-plot").locator("..")
         assert sorted(curve.key for curve in curves(chart)) == sorted(GROUPS)
-        assert {curve.run for curve in curves(chart)} == {seen.children()[0].info.run_name}
+        assert {curve.run for curve in curves(chart)} == {best.run_name}
         assert scale_of_y(chart) == "log"
+
+
+def test_the_lr_of_every_step_can_be_read(browser: Browser, seen: Seen) -> None:
+    """The link to look closer: pointing at the step before the drop, and at that of the drop, tells what they used."""
+    best = seen.children()[0].info
+    address = f"{seen.server.uri}/#/experiments/{best.experiment_id}/runs/{best.run_id}/artifacts/lr/curve.html"
+    with page_at(browser, f"{address}?workflowType=machine_learning") as page:
+        frame = page.frame_locator("iframe")
+        plot = frame.locator("#plot")
+        box = plot.bounding_box()
+        assert box is not None
+        left, right = 76, 16
+        said = []
+        for step in (DROP - 1, DROP):
+            share = (step + 0.5) / (2 * DROP)
+            plot.hover(position={"x": left + share * (box["width"] - left - right), "y": box["height"] / 2})
+            said.append(frame.locator("#read").inner_text())
+
+        assert [text.split("   ")[0] for text in said] == [f"step {DROP - 1}", f"step {DROP}"]
+        assert "layer3 0.01" in said[0].split("   ")
+        assert "layer3 0.01" not in said[1].split("   ")
 
 
 def test_the_run_of_the_sweep_is_one_of_them_without_a_curve(seen: Seen) -> None:
     """It is listed, with its report, and no colour of the palette is spent on it."""
     (parent,) = [run for run in seen.runs() if SWEEP in run.data.tags]
-    assert parent.data.tags[RUN_COLOR] not in COLORS
+    assert parent.data.tags[RUN_COLOR] not in RUNS

@@ -89,7 +89,9 @@ RULES = (
     only(Shell.compose, rf"{SWEEP_COMMAND} --resume ", "tests/e2e/test_sweep.py"),
     only(plan, rf"{SWEEP_COMMAND} \w", "tests/e2e/test_sweep.py"),
     only(Shell.read_arguments, r"python scripts/(bench_|torture|compare_monitors|false_leads)", "benchmarks"),
-    only(Shell.read_arguments, r"python scripts/(gallery|configuration_page)\.py$", "tests/pages/test_written_pages.py"),
+    only(
+        Shell.read_arguments, r"python scripts/(gallery|configuration_page)\.py$", "tests/pages/test_written_pages.py"
+    ),
     Rule(rf"{TRAIN} .*--help$", Shell.run, Shell.run),
     Rule(TRAIN, train_shortly, Shell.compose),
     Rule(r"lrtape (preview|status|show|verify|why|recover|report)\b", Shell.run, Shell.read_arguments),
