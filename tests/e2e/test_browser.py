@@ -158,7 +158,7 @@ def test_seeds_are_averaged_on_request(browser: Browser, seen: Seen) -> None:
 
 
 def test_the_page_of_a_run_reads_itself(browser: Browser, seen: Seen) -> None:
-    """Verdict, picture, the drop of each group at its step, and a link to one chart with all groups of this run alone."""
+    """Verdict, picture, the drop of each group at its step, and a link to one chart of all groups of this run alone."""
     best = seen.children()[0].info
     address = f"{seen.server.uri}/#/experiments/{best.experiment_id}/runs/{best.run_id}"
     with page_at(browser, f"{address}?workflowType=machine_learning") as page:
