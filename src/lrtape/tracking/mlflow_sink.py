@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 from lrtape.errors import TrackingError
 from lrtape.tape import Point
 from lrtape.tracking.nonfinite import to_store
-from lrtape.tracking.sink import RefusedError, RefusedPointsError
 from lrtape.tracking.refusals import explain, http_status, is_permanent
+from lrtape.tracking.sink import RefusedError, RefusedPointsError
 from lrtape.tracking.uri import mask_credentials
 
 MAX_METRICS_A_REQUEST = 1000

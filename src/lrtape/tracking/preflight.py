@@ -1,5 +1,6 @@
 """Says within seconds that a store is away, refuses, or is too old, where MLflow would try for minutes."""
 
+import contextlib
 import functools
 import http.client
 import re
@@ -43,10 +44,7 @@ def refuse_unreachable(uri: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code < HTTPStatus.INTERNAL_SERVER_ERROR and error.code != HTTPStatus.TOO_MANY_REQUESTS:
             return
-        raise TrackingError(
-            f"the tracking server {mask_credentials(uri)} must work, but answers {error.code} {error.reason}. Mend it, "
-            "wait, or name another one."
-        ) from error
+        raise TrackingError(_does_not_work(uri, error.code, error.reason)) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(getattr(error, "reason", None), ssl.SSLError):
             return  # It is there; which certificates are good is MLflow's to say.
@@ -63,12 +61,14 @@ def refuse_unfit(uri: str) -> None:
 
     Raises:
         RefusedError: the server is too old.
+        TrackingError: the server does not work.
         MlflowException: the server does not know the user, or its own name.
         SQLAlchemyError: the database does not answer, or refuses.
         ImportError: a driver is missing.
     """
     if is_server(uri):
-        _refuse_old(uri)
+        with contextlib.suppress(LookupError):
+            _refuse_old(uri)
     elif uri.partition("://")[0].partition("+")[0] in _DATABASES:
         _knock(uri)
 
@@ -82,15 +82,26 @@ def _refuse_old(uri: str) -> None:
         timeout=CONNECT_TIMEOUT_S,
         raise_on_status=False,
     )
+    if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise TrackingError(_does_not_work(uri, answer.status_code, answer.reason))
     if answer.status_code == HTTPStatus.UNAUTHORIZED or is_wrong_host(answer.text):
         verify_rest_response(answer, _VERSION)
-    release = _RELEASE.fullmatch(answer.text.strip())  # A gateway may not know this page.
-    if release is not None and (int(release[1]), int(release[2])) < OLDEST_SERVER:
+    release = _RELEASE.fullmatch(answer.text.strip())
+    if release is None:
+        raise LookupError("a gateway may not know this page")
+    if (int(release[1]), int(release[2])) < OLDEST_SERVER:
         raise RefusedError(
             f"the tracking server {mask_credentials(uri)} must be MLflow {'.'.join(map(str, OLDEST_SERVER))} or later, "
             f"but is {release[0]} instead. Upgrade it (pip install --upgrade mlflow, then mlflow db upgrade), or name "
             "another one."
         )
+
+
+def _does_not_work(uri: str, code: int, reason: str) -> str:
+    return (
+        f"the tracking server {mask_credentials(uri)} must work, but answers {code} {reason}. Mend it, wait, or name "
+        "another one."
+    )
 
 
 @functools.lru_cache(maxsize=8)

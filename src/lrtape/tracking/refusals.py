@@ -91,7 +91,8 @@ def explain(uri: str, error: Exception) -> str:
         what = f" ({found[1]})" if found else ""
         return (
             f"the tracking server {store} must let this user {does} in the experiment, but forbids it{what}: 403, "
-            f"permission denied. Ask whose experiment it is for the permission {needed}, or use one of your own."
+            f"permission denied. Ask whose experiment it is for the permission {needed}, or use one of your own: "
+            "mlflow.set_experiment(...), or tracking.experiment=... in the training app."
         )
     if not isinstance(error, RestException) and (_NO_JSON in text or (status in _NO_MLFLOW and _CODE.search(text))):
         seen = "no JSON" if _NO_JSON in text else str(status.value)
