@@ -14,6 +14,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from lrtape.tape import Point
+from lrtape.tracking.preflight import CONNECT_TIMEOUT_S, refuse_unreachable
 from lrtape.tracking.shared_view import (
     FIRST_VERSION,
     SHARED_VIEW,
@@ -30,8 +31,7 @@ from lrtape.tracking.shared_view import (
     version_of,
 )
 from lrtape.tracking.sink import Sink
-from lrtape.tracking.store import CONNECT_TIMEOUT_S, is_server, refuse_unreachable
-from lrtape.tracking.uri import mask_credentials
+from lrtape.tracking.uri import is_server, mask_credentials
 from lrtape.trials import MIN
 
 if TYPE_CHECKING:
