@@ -17,6 +17,7 @@ from lrtape.spool import End, Frame, Header, Mark, SpoolReader, SpoolWriter, rea
 from lrtape.tape import Group, GroupLayout, Point, Record, Series, Status, Tape
 
 LAYOUT = GroupLayout(0, (Group("a", "lr/a"), Group("b", "lr/b")))
+KEYS = ("lr/a", "lr/b")
 LRS = st.sampled_from([0.1, 0.2, 1e-7, 0.0, -0.5, math.nan, math.inf, -math.inf])
 
 
@@ -168,7 +169,9 @@ def test_few_rows_are_needed(spool: Callable[..., list[Point]]) -> None:
     """Of a thousand steps with one change of one group: the first, both sides, the last; of the other, two."""
     records = [Record(0, step, step, [0.1 if step < 400 else 0.01, 0.5]) for step in range(1000)]
     points = spool(*records)
+    tape = Tape(Point(key, step, step, lr) for _, step, _, lrs in records for key, lr in zip(KEYS, lrs, strict=True))
 
+    assert must_have(tape, CHANGES, False) == Tape(points)
     assert steps(points, "lr/a") == [0, 399, 400, 999]
     assert steps(points, "lr/b") == [0, 999]
 

@@ -1,8 +1,8 @@
 """Colors of curves and runs, which people tell apart who do not see all colors."""
 
 RUNS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Those of M. Okabe and K. Ito, "Color Universal Design", 2008, without their yellow and their black, which are not seen
-upon a white and upon a dark page: blue, vermilion, bluish green, reddish purple, orange, sky blue."""
+"""Those of M. Okabe and K. Ito, "Color Universal Design", 2008: blue, vermilion, bluish green, reddish purple, orange,
+sky blue; without their yellow and their black, which are not seen upon a white and upon a dark page."""
 CURVES = (*RUNS, "#000000")
 """In a picture of ours, which is white."""
 DASHES = ((), (8, 4), (2, 3), (10, 3, 2, 3))

@@ -27,6 +27,7 @@ from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
+from lrtape.tracking.refusals import explain
 from lrtape.tracking.sink import RefusedError, Sink
 from lrtape.tracking.store import asking
 from lrtape.tracking.uri import mask_credentials
@@ -202,7 +203,7 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun, page: RunPage) 
             if folder.artifacts.exists():
                 run.upload(folder.artifacts)
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
-            why = mask_credentials(f"{type(error).__name__}: {error}")
+            why = explain(run.tracking_uri, error)
             _log.warning("cannot upload the tape (attempt %d): %s", attempt + 1, why)
             time.sleep(UPLOAD_PAUSE_S)
         else:

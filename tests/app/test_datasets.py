@@ -97,6 +97,8 @@ def test_what_is_not_in_memory_is_sampled_without_a_trace() -> None:
     assert (dataset.read[0], dataset.read[-1]) == (0, 999)
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
+    draws = random.random(), np.random.rand(), torch.rand(1)
+    assert draws
     assert first == digest(Lazy(1000)) != digest(Lazy(1000, changed=999))
     assert first != digest(Lazy(999))
 

@@ -15,7 +15,7 @@ from lrtape.checks.registry import CODES
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.range_curve import check_range
 from lrtape.recording_options import EVERY_STEP, RECORDS, RecordingOptions
-from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
+from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, refuse_no_server, resolve_tracking_uri
 from lrtape.trials import MAX, MIN
 
 INTERVALS = ("step", "epoch")
@@ -86,6 +86,7 @@ class TrackingSettings:
     log_model: str
     record: str = EVERY_STEP
     lr_log10: bool = False
+    server_only: bool = False
 
     @property
     def options(self) -> RecordingOptions:
@@ -205,6 +206,8 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
 
         Beside.of(tracking.also, tracking.also_every_n_steps, "tracking.")
     if tracking.enabled:
+        if tracking.server_only:
+            refuse_no_server(tracking.uri)
         tracking.uri = resolve_tracking_uri(tracking.uri, base, "`tracking.uri`")
     tracking.folder = str(base / tracking.folder)
 

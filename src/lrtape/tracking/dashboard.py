@@ -14,6 +14,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from lrtape.tape import Point
+from lrtape.tracking.preflight import CONNECT_TIMEOUT_S, refuse_unreachable
 from lrtape.tracking.shared_view import (
     FIRST_VERSION,
     SHARED_VIEW,
@@ -30,8 +31,7 @@ from lrtape.tracking.shared_view import (
     version_of,
 )
 from lrtape.tracking.sink import Sink
-from lrtape.tracking.store import CONNECT_TIMEOUT_S, is_server, refuse_unreachable
-from lrtape.tracking.uri import mask_credentials
+from lrtape.tracking.uri import is_server, mask_credentials
 from lrtape.trials import MIN
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Contents:
         if lrs:
             charts.append(line_chart(LEARNING_RATES, lrs, is_log=True))
         charts += [line_chart(TRAINING, [key]) for key in metrics]
-        if self.objective:
+        if self.objective and not averaged_over:  # mlflow 3.17 draws no mean of a param that is a text
             charts += [parallel_chart(SWEEP, grid, [self.objective]) for grid in self.grids]
         charts += [plain_chart(key.rpartition("/")[0] or _NO_SECTION, key) for key in sorted(self.keys) if is_whole]
         params = dict.fromkeys(param for grid in self.grids for param in grid)

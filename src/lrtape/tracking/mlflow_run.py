@@ -28,9 +28,12 @@ from lrtape.tracking.dashboard import AVERAGED, DASHBOARD, views_of
 from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
+from lrtape.tracking.preflight import refuse_unreachable
+from lrtape.tracking.printed_links import masked_links
+from lrtape.tracking.refusals import explain
 from lrtape.tracking.run_colors import RUN_COLOR, next_color
-from lrtape.tracking.store import asking, experiment_id, is_server, opening, refuse_unreachable
-from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
+from lrtape.tracking.store import asking, experiment_id, opening
+from lrtape.tracking.uri import is_server, mask_credentials, resolve_tracking_uri, sqlite_path, without_user
 from lrtape.trials import RUNNING
 
 MAX_PARAMS_PER_REQUEST = 100
@@ -304,7 +307,7 @@ class MlflowRun:
         Raises:
             TrackingError: the store does not answer, or refuses.
         """
-        with asking(self.tracking_uri):
+        with asking(self.tracking_uri), masked_links(self.tracking_uri):
             run = self._client.get_run(self.run_id)
             if run.info.status == RUNNING and run.data.tags.get(RECORDING, recording_id) == recording_id:
                 self._client.set_terminated(self.run_id, status)
@@ -321,10 +324,11 @@ class MlflowRun:
     def _end(self, status: Status) -> None:
         now: str = self._client.get_run(self.run_id).info.status
         active = mlflow.active_run()
-        if active is not None and active.info.run_id == self.run_id:
-            mlflow.end_run(status if now == RUNNING else now)  # and whatever MLflow itself has begun with it
-        elif now == RUNNING:
-            self._client.set_terminated(self.run_id, status)
+        with masked_links(self.tracking_uri):
+            if active is not None and active.info.run_id == self.run_id:
+                mlflow.end_run(status if now == RUNNING else now)  # and whatever MLflow itself has begun with it
+            elif now == RUNNING:
+                self._client.set_terminated(self.run_id, status)
 
     def leave(self) -> None:
         """Let whoever ships the rest end the run. Makes no request: the store may be away."""
@@ -342,7 +346,7 @@ class MlflowRun:
             tab: of the run's page; its curves by default, and the description where it is empty.
         """
         has_ui = is_server(self.tracking_uri)
-        base = mask_credentials(self.tracking_uri).rstrip("/") if has_ui else UI_ADDRESS
+        base = without_user(self.tracking_uri).rstrip("/") if has_ui else UI_ADDRESS
         views = views_of(self)
         pages = {"Dashboard:": self.dashboard_link()} if DASHBOARD in views else {"All runs:": self._runs_link()}
         if AVERAGED in views and not tab:
@@ -401,7 +405,8 @@ class MlflowRun:
             refuse_unreachable(self.tracking_uri)  # MLflow would try for four minutes.
             act()
         except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
-            warnings.warn(f"lrtape could not {what}: {mask_credentials(str(error))}", stacklevel=3)
+            why = str(error) if isinstance(error, TrackingError) else explain(self.tracking_uri, error)
+            warnings.warn(f"lrtape could not {what}: {why}", stacklevel=3)
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
 """The shared view of an experiment's runs, as MLflow's own UI stores one in a tag of the experiment.
 
-It is a format of that UI and no public one, so it is known here alone. Tried in a browser with mlflow 3.7, 3.14, 3.15
+It is a format of that UI and no public one, so it is known here alone. Tried in a browser with mlflow 3.11, 3.14, 3.15
 and 3.17: all of them read a view that is a compressed text; from 3.15 on it may have a name, by which the UI lists it.
 """
 
@@ -19,7 +19,7 @@ SHARED_VIEW = "mlflow.sharedViewState."
 
 Version = tuple[int, int]
 
-FIRST_VERSION: Version = (3, 7)
+FIRST_VERSION: Version = (3, 11)
 NEXT_MAJOR: Version = (4, 0)
 _NAMED_SINCE: Version = (3, 15)
 _LONG_TAGS_SINCE: Version = (3, 16)
