@@ -89,6 +89,7 @@ RULES = (
     only(Shell.compose, rf"{SWEEP_COMMAND} --resume ", "tests/e2e/test_sweep.py"),
     only(plan, rf"{SWEEP_COMMAND} \w", "tests/e2e/test_sweep.py"),
     only(Shell.read_arguments, r"python scripts/(bench_|torture|compare_monitors|false_leads)", "benchmarks"),
+    only(Shell.read_arguments, r"python scripts/make_screenshots\.py", "docs/images"),
     only(
         Shell.read_arguments, r"python scripts/(gallery|configuration_page)\.py$", "tests/pages/test_written_pages.py"
     ),
