@@ -59,7 +59,8 @@ def a_loop(reading: Reading) -> Names:
             scheduler.step()
 
     names: Names = {"optimizer": optimizer, "scheduler": scheduler, "train": train, "train_step": train_step}
-    return names | {"model": nn.Sequential(backbone, head), "n_steps": 10, "run_id": reading.run_id}
+    names |= {"model": nn.Sequential(backbone, head), "n_steps": 10, "run_id": reading.run_id}
+    return names | {"torch": torch, "lrtape": lrtape}
 
 
 def a_schedule_that_is_wrong(reading: Reading) -> Names:
@@ -151,6 +152,7 @@ SET_UP: dict[str, Callable[[Reading], Names]] = {
     "docs/findings.md": a_schedule_that_is_wrong,
     "docs/frameworks.md": a_net_for_frameworks,
     "docs/optuna.md": a_study,
+    "docs/record.md": a_loop,
     "docs/tape.md": a_tape_file,
 }
 """By page. A page that is not here makes all names that it uses."""

@@ -159,7 +159,9 @@ class Page:
             )
 
     def _python(self, block: Block) -> str:
-        code = compile("\n" * block.line + block.text, self.name, "exec")
+        # MLflow keeps a store open by its URI, and a relative one would be that of another page's folder.
+        text = block.text.replace("sqlite:///mlflow.db", f"sqlite:///{self.folder / 'mlflow.db'}")
+        code = compile("\n" * block.line + text, self.name, "exec")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             try:

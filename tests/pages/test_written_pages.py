@@ -10,7 +10,7 @@ from shell import ROOT
 
 DOCS = ROOT / "docs"
 MAX_PICTURES_BYTES = 600_000
-FIGURE = re.compile(r"\d[\d,.]*\d?(?= ?(?:us|ms|s|KiB|rows|trainings|kills)\b)|(?<=\*\*)[\d.,]+(?=\*\*)")
+FIGURE = re.compile(r"\d[\d,.]*\d?(?= ?(?:us|ms|s|KiB|MB|rows|trainings|kills)\b)|(?<=\*\*)[\d.,]+(?=\*\*)")
 """A number with a unit of measurement, or a bold one."""
 
 
