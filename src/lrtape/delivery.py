@@ -21,6 +21,7 @@ from lrtape.tracking.history import TAPE_FOLDER, History
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.planned_run import realize
+from lrtape.tracking.refusals import explain
 from lrtape.tracking.sink import RefusedError
 from lrtape.tracking.uri import mask_credentials
 
@@ -180,7 +181,7 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
             if folder.verdict.exists():
                 run.put_verdict(folder.verdict.read_text())
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
-            why = mask_credentials(f"{type(error).__name__}: {error}")
+            why = explain(run.tracking_uri, error)
             _log.warning("cannot upload the tape (attempt %d): %s", attempt + 1, why)
             time.sleep(UPLOAD_PAUSE_S)
         else:

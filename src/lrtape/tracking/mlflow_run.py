@@ -20,8 +20,11 @@ from lrtape.errors import PrunedError, TrackingError
 from lrtape.tape import Point, Status
 from lrtape.tracking.history import History
 from lrtape.tracking.nonfinite import from_store
-from lrtape.tracking.store import asking, experiment_id, opening, refuse_unreachable
-from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri, sqlite_path
+from lrtape.tracking.preflight import refuse_unreachable
+from lrtape.tracking.printed_links import masked_links
+from lrtape.tracking.refusals import explain
+from lrtape.tracking.store import asking, experiment_id, opening
+from lrtape.tracking.uri import is_server, mask_credentials, resolve_tracking_uri, sqlite_path, without_user
 from lrtape.trials import RUNNING
 
 MAX_PARAMS_PER_REQUEST = 100
@@ -258,7 +261,7 @@ class MlflowRun:
         Raises:
             TrackingError: the store does not answer, or refuses.
         """
-        with asking(self.tracking_uri):
+        with asking(self.tracking_uri), masked_links(self.tracking_uri):
             run = self._client.get_run(self.run_id)
             if run.info.status == RUNNING and run.data.tags.get(RECORDING, recording_id) == recording_id:
                 self._client.set_terminated(self.run_id, status)
@@ -275,10 +278,11 @@ class MlflowRun:
     def _end(self, status: Status) -> None:
         now: str = self._client.get_run(self.run_id).info.status
         active = mlflow.active_run()
-        if active is not None and active.info.run_id == self.run_id:
-            mlflow.end_run(status if now == RUNNING else now)  # and whatever MLflow itself has begun with it
-        elif now == RUNNING:
-            self._client.set_terminated(self.run_id, status)
+        with masked_links(self.tracking_uri):
+            if active is not None and active.info.run_id == self.run_id:
+                mlflow.end_run(status if now == RUNNING else now)  # and whatever MLflow itself has begun with it
+            elif now == RUNNING:
+                self._client.set_terminated(self.run_id, status)
 
     def leave(self) -> None:
         """Let whoever ships the rest end the run. Makes no request: the store may be away."""
@@ -295,14 +299,13 @@ class MlflowRun:
         Args:
             tab: of the run's page; its curves by default, and the description where it is empty.
         """
-        is_server = self.tracking_uri.startswith(("http://", "https://"))
-        base = mask_credentials(self.tracking_uri).rstrip("/") if is_server else UI_ADDRESS
+        base = without_user(self.tracking_uri).rstrip("/") if is_server(self.tracking_uri) else UI_ADDRESS
         page = f"{base}/#/experiments/{self.experiment_id}/runs"
         lines = [
             f"All runs:  {page}?compareRunsMode=CHART&workflowType=machine_learning",
             f"This run:  {page}/{self.run_id}{tab}?workflowType=machine_learning",
         ]
-        if not is_server:
+        if not is_server(self.tracking_uri):
             uri = self.tracking_uri if sqlite_path(self.tracking_uri) else '"$MLFLOW_TRACKING_URI"'
             lines.insert(0, f"To look:   mlflow ui --backend-store-uri {uri}")
         return "\n".join(lines)
@@ -312,7 +315,8 @@ class MlflowRun:
             refuse_unreachable(self.tracking_uri)  # MLflow would try for four minutes.
             act()
         except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
-            warnings.warn(f"lrtape could not {what}: {mask_credentials(str(error))}", stacklevel=3)
+            why = str(error) if isinstance(error, TrackingError) else explain(self.tracking_uri, error)
+            warnings.warn(f"lrtape could not {what}: {why}", stacklevel=3)
 
     def __enter__(self) -> Self:
         return self

@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 from lrtape.errors import TrackingError
 from lrtape.tape import Point
 from lrtape.tracking.nonfinite import to_store
+from lrtape.tracking.refusals import explain, http_status, is_permanent
 from lrtape.tracking.sink import RefusedError, RefusedPointsError
-from lrtape.tracking.store import http_status, is_permanent
 from lrtape.tracking.uri import mask_credentials
 
 MAX_METRICS_A_REQUEST = 1000
@@ -29,6 +29,7 @@ class MlflowSink:
     """
 
     def __init__(self, tracking_uri: str, run_id: str) -> None:
+        self._uri = tracking_uri
         self._client = MlflowClient(tracking_uri=tracking_uri)
         self._run_id = run_id
 
@@ -40,7 +41,10 @@ class MlflowSink:
             for start in range(0, len(metrics), MAX_METRICS_A_REQUEST):
                 self._client.log_batch(self._run_id, metrics=metrics[start : start + MAX_METRICS_A_REQUEST])
         except MlflowException as error:
-            raise self._judge(error)(mask_credentials(f"{error.error_code}: {error}")) from error
+            kind = self._judge(error)
+            is_about_points = kind is RefusedPointsError
+            text = mask_credentials(f"{error.error_code}: {error}") if is_about_points else explain(self._uri, error)
+            raise kind(text) from error
         except OSError as error:
             raise TrackingError(mask_credentials(str(error))) from error
 

@@ -2,28 +2,20 @@
 
 import contextlib
 import fcntl
-import http.client
 import re
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from http import HTTPStatus
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage
-from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
+from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from lrtape.errors import ConfigError, TrackingError
+from lrtape.tracking.preflight import refuse_unfit, refuse_unreachable
+from lrtape.tracking.refusals import explain, is_permanent
 from lrtape.tracking.sink import RefusedError
-from lrtape.tracking.uri import mask_credentials, sqlite_path
-
-CONNECT_TIMEOUT_S = 5.0
-_PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
-"""Asks the database, too; ``/health`` is well without one."""
-_MAY_PASS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
+from lrtape.tracking.uri import sqlite_path
 
 
 @contextlib.contextmanager
@@ -38,6 +30,7 @@ def opening(uri: str) -> Iterator[None]:
         TrackingError: the store does not answer, or refuses.
     """
     with _lock(sqlite_path(uri)), asking(uri):
+        refuse_unfit(uri)
         yield
 
 
@@ -53,19 +46,8 @@ def asking(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        kind = RefusedError if isinstance(error, MlflowException) and is_permanent(error) else TrackingError
-        raise kind(f"the tracking store {mask_credentials(uri)} refuses: {mask_credentials(str(error))}") from error
-
-
-def http_status(error: MlflowException) -> HTTPStatus:
-    """What an error means, in HTTP's terms, which MLflow uses for every store."""
-    return HTTPStatus(ERROR_CODE_TO_HTTP_STATUS.get(error.error_code, HTTPStatus.INTERNAL_SERVER_ERROR))
-
-
-def is_permanent(error: MlflowException) -> bool:
-    """Whether trying again would change nothing, unless somebody mends something."""
-    status = http_status(error)
-    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _MAY_PASS
+        kind = RefusedError if is_permanent(error) else TrackingError
+        raise kind(explain(uri, error)) from error
 
 
 def experiment_id(client: MlflowClient, name: str, uri: str) -> str:
@@ -108,36 +90,3 @@ def _lock(database: Path | None) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def refuse_unreachable(uri: str) -> None:
-    """Say within seconds that a server does not answer, or only says that it cannot: MLflow tries for minutes.
-
-    Any other answer counts as being there: a gateway may not know the page that is asked for.
-
-    Raises:
-        TrackingError: it does not answer.
-    """
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        urllib.request.urlopen(_without_user(uri).rstrip("/") + _PROBE, timeout=CONNECT_TIMEOUT_S).close()  # noqa: S310
-    except urllib.error.HTTPError as error:
-        if error.code < HTTPStatus.INTERNAL_SERVER_ERROR and error.code != HTTPStatus.TOO_MANY_REQUESTS:
-            return
-        raise TrackingError(
-            f"the tracking server {mask_credentials(uri)} must work, but answers {error.code} {error.reason}. Mend it, "
-            "wait, or name another one."
-        ) from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if isinstance(getattr(error, "reason", None), ssl.SSLError):
-            return  # It is there; which certificates are good is MLflow's to say.
-        raise TrackingError(
-            f"the tracking server {mask_credentials(uri)} does not answer as one ({type(error).__name__}: {error}). "
-            "Start it, or name another one."
-        ) from None
-
-
-def _without_user(uri: str) -> str:
-    scheme, _, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -9,6 +9,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from lrtape.tape import Status, now_ms
 from lrtape.tracking.mlflow_run import ERROR, MAX_ERROR_CHARACTERS, VERDICT
+from lrtape.tracking.printed_links import masked_links
 from lrtape.tracking.store import asking, experiment_id, opening
 from lrtape.tracking.uri import mask_credentials
 from lrtape.trials import RUNNING, TrialRun
@@ -123,7 +124,7 @@ class SweepRuns:
         Raises:
             TrackingError: the store does not answer, or refuses.
         """
-        with asking(self.tracking_uri):
+        with asking(self.tracking_uri), masked_links(self.tracking_uri):
             if self._client.get_run(run_id).info.status != RUNNING:
                 return
             if error:

@@ -59,6 +59,33 @@ def resolve_tracking_uri(uri: str | None = None, base: Path | None = None, name:
     return uri
 
 
+def refuse_no_server(given: str | None) -> None:
+    """See that the environment names a tracking server, and nothing else does.
+
+    Args:
+        given: what the config says beside.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if given is not None:
+        raise ConfigError(
+            f"`tracking.uri` must be null with tracking=server, which takes the address from $MLFLOW_TRACKING_URI, but "
+            f"is {mask_credentials(given)!r} instead. Leave one of the two out."
+        )
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise ConfigError(
+            "$MLFLOW_TRACKING_URI must be the address of a tracking server with tracking=server, but is not set. Set "
+            "it, export MLFLOW_TRACKING_URI=http://HOST:5000, or leave tracking=server out: then mlflow.db is written."
+        )
+    if not is_server(uri):
+        raise ConfigError(
+            "$MLFLOW_TRACKING_URI must be the http(s):// address of a tracking server with tracking=server, but is "
+            f"{mask_credentials(uri)!r} instead. Correct it, or leave tracking=server out: then any store is taken."
+        )
+
+
 def _resolve_sqlite(uri: str, base: Path, name: str) -> str:
     scheme, _, rest = uri.partition("://")
     file, _, query = rest.removeprefix("/").partition("?")
@@ -75,6 +102,22 @@ def _resolve_sqlite(uri: str, base: Path, name: str) -> str:
 def sqlite_path(uri: str) -> Path | None:
     """The file of an absolute SQLite URI; ``None`` for any other store."""
     return Path(uri.partition("://")[2][1:].partition("?")[0]) if _SQLITE.match(uri) else None
+
+
+def is_server(uri: str) -> bool:
+    """Whether it is the address of a tracking server."""
+    return uri.startswith(("http://", "https://"))
+
+
+def without_user(uri: str) -> str:
+    """The same address for somebody who logs in by himself, as in a browser."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def has_user(uri: str) -> bool:
+    """Whether a user, and perhaps a password, stands in the URI of a store that is not SQLite."""
+    return bool(_USER.search(uri))
 
 
 def mask_credentials(text: str) -> str:
