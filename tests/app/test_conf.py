@@ -184,14 +184,16 @@ def test_our_own_configs_list_every_argument(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes_and_is_accepted(
-    compose: Callable[..., DictConfig], group: str, choice: str, store: str
+    compose: Callable[..., DictConfig], group: str, choice: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the defaults of everything else; nothing is left to fill in."""
+    if choice == "server":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     cfg = compose(f"{group}={choice}")
     settings = check(cfg, Path.cwd())
 
     assert OmegaConf.missing_keys(cfg) == set()
-    assert settings.tracking.uri == (None if choice == "off" else store)
+    assert settings.tracking.uri == {"off": None, "server": "http://tracking:5000"}.get(choice, store)
 
 
 def test_the_whole_config_and_its_kinds_are_found_as_a_package() -> None:

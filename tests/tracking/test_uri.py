@@ -3,7 +3,14 @@ from pathlib import Path
 import pytest
 
 from lrtape.errors import ConfigError
-from lrtape.tracking.uri import has_password, mask_credentials, resolve_tracking_uri, sqlite_path
+from lrtape.tracking.uri import (
+    has_password,
+    mask_credentials,
+    refuse_no_server,
+    resolve_tracking_uri,
+    sqlite_path,
+    without_user,
+)
 
 
 def test_the_default_store_lies_where_the_command_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,3 +100,27 @@ def test_a_refusal_does_not_repeat_the_password() -> None:
     with pytest.raises(ConfigError) as refused:
         resolve_tracking_uri("http://me:s3cret@host:port")
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "said"),
+    [
+        (None, "", "MLFLOW_TRACKING_URI must be the address of a tracking server with tracking=server, but is not set"),
+        (None, "sqlite:///mlflow.db", "must be the http\\(s\\):// address .*, but is 'sqlite:///mlflow.db' instead"),
+        (None, "postgresql://me:s3cret@db/x", r"but is 'postgresql://\*\*\*@db/x' instead"),
+        ("http://other:5000", "http://tracking:5000", "`tracking.uri` must be null with tracking=server"),
+    ],
+)
+def test_what_is_no_server_is_refused(
+    given: str | None, environment: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `tracking=server`: nothing, a file, a database, or an address in the config; credentials are not repeated."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+    with pytest.raises(ConfigError, match=said):
+        refuse_no_server(given)
+
+
+def test_a_link_has_no_user() -> None:
+    """Who opens it in a browser logs in by himself."""
+    assert without_user("https://me:s3cr@t@host:5000/mlflow") == "https://host:5000/mlflow"
+    assert without_user("https://host:5000") == "https://host:5000"

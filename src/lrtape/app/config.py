@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from lrtape.checks.registry import CODES
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.range_curve import check_range
-from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri
+from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, refuse_no_server, resolve_tracking_uri
 from lrtape.trials import MAX, MIN
 
 INTERVALS = ("step", "epoch")
@@ -80,6 +80,7 @@ class TrackingSettings:
     when_unreachable: str
     also: list[str]
     also_every_n_steps: int
+    server_only: bool = False
 
 
 @dataclass
@@ -192,6 +193,8 @@ def _check_tracking(tracking: TrackingSettings, base: Path) -> None:
 
         Beside.of(tracking.also, tracking.also_every_n_steps, "tracking.")
     if tracking.enabled:
+        if tracking.server_only:
+            refuse_no_server(tracking.uri)
         tracking.uri = resolve_tracking_uri(tracking.uri, base, "`tracking.uri`")
     tracking.folder = str(base / tracking.folder)
 

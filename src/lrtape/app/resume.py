@@ -19,6 +19,7 @@ from lrtape.app.schedule import Length, Schedule, resolve_horizons
 from lrtape.app.trainer import Trainer
 from lrtape.errors import ConfigError
 from lrtape.ranks import ALONE, Ranks
+from lrtape.tracking.uri import sqlite_path
 
 SCHEDULED = ("scheduler", "optimizer", "param_groups")
 """The groups of the config that make the schedule."""
@@ -82,10 +83,15 @@ class Resumption:
             ConfigError: the command line differs from the checkpoint, or what came of it is wrong.
         """
         merged = merge(self.checkpoint["config"], cfg, overrides, settings.trainer.resume_override)
-        # Paths are absolute in the settings already, whatever the current folder is by now.
+        # Paths are absolute in the settings already, whatever the current folder is by now. The address of a server
+        # stays in the environment, if it was there: it may hold a password.
+        uri = settings.tracking.uri
         absolute = {
             "trainer": {"resume": settings.trainer.resume},
-            "tracking": {"uri": settings.tracking.uri, "folder": settings.tracking.folder},
+            "tracking": {
+                "uri": uri if uri is not None and sqlite_path(uri) else cfg.tracking.uri,
+                "folder": settings.tracking.folder,
+            },
         }
         checked: DictConfig = OmegaConf.merge(merged, absolute)  # type: ignore[assignment]
         return merged, check(checked, Path.cwd())
