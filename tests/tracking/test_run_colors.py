@@ -4,9 +4,10 @@ import threading
 import mlflow
 from mlflow import MlflowClient
 
+from lrtape.colors import RUNS
 from lrtape.tracking.active_runs import join_or_start, start_aside
 from lrtape.tracking.mlflow_run import MlflowRun
-from lrtape.tracking.run_colors import COLORS, RUN_COLOR, color_at, next_color
+from lrtape.tracking.run_colors import RUN_COLOR, color_at, next_color
 
 
 def color_of(run: MlflowRun) -> str | None:
@@ -21,10 +22,10 @@ def test_a_run_has_another_color_than_the_one_before(store: str) -> None:
         MlflowRun.create(store, "Default"),
         start_aside(),
         join_or_start(threading.get_ident()),
-        MlflowRun.create(store, "Default", tags={RUN_COLOR: COLORS[-1]}),
+        MlflowRun.create(store, "Default", tags={RUN_COLOR: RUNS[-1]}),
         MlflowRun.create(store, "Default"),
     ]
-    assert [color_of(run) for run in runs] == [COLORS[0], COLORS[1], COLORS[2], COLORS[-1], COLORS[0]]
+    assert [color_of(run) for run in runs] == [RUNS[0], RUNS[1], RUNS[2], RUNS[-1], RUNS[0]]
 
 
 def test_somebody_elses_run_keeps_its_color(store: str) -> None:
@@ -44,5 +45,5 @@ def test_a_store_that_fails_gives_no_color_and_no_error(store: str) -> None:
 
 def test_neighbours_in_a_sweep_differ() -> None:
     """The palette begins anew when it is used up."""
-    assert [color_at(position) for position in range(7)] == [*COLORS, COLORS[0]]
-    assert len(set(COLORS)) == len(COLORS)
+    assert [color_at(position) for position in range(7)] == [*RUNS, RUNS[0]]
+    assert len(set(RUNS)) == len(RUNS)
