@@ -36,11 +36,13 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 MAX_BYTES = 250_000
 N_COLORS = 128
 """Of a picture: a page has few, and the file is a third as large."""
-SWEEP_COMMAND = (
-    f"{LRTAPE} train -m scheduler=steplr,cosineannealinglr,onecyclelr optimizer.lr=0.003,0.01 "
-    "param_groups=head_and_backbone trainer.epochs=12 trainer.device=cpu"
-)
-PREVIEW = ["lrtape", "preview", "scheduler=cosineannealinglr", "scheduler.T_max=8", "param_groups=head_and_backbone"]
+SWEEP_COMMAND: list[str | Path] = [
+    *(LRTAPE, "train", "-m", "scheduler=steplr,cosineannealinglr,onecyclelr", "optimizer.lr=0.003,0.01"),
+    *("param_groups=head_and_backbone", "trainer.epochs=12", "trainer.device=cpu"),
+]
+DEADLINE_S = 1800.0
+"""For what takes twenty seconds on an idle machine."""
+PREVIEW = ["lrtape", "preview", "scheduler=cosineannealinglr", "scheduler.T_max=200", "param_groups=head_and_backbone"]
 COLUMNS, ROWS = 110, 60
 WIDTH_PX = 1400
 
@@ -138,9 +140,9 @@ def dots(cell: str) -> str:
 
 def pages(browser: Browser, place: Place) -> Iterator[tuple[str, bytes]]:
     """A sweep, and then pictures of what MLflow shows of it."""
-    said = place.shell(SWEEP_COMMAND)
-    if said.returncode:
-        raise SystemExit(said.stderr)
+    log = place.folder / "sweep"
+    if place.start(SWEEP_COMMAND, log).wait(DEADLINE_S):
+        raise SystemExit(log.with_suffix(".err").read_text())
     store = Store(place.folder / "mlflow.db")
     server = Server(place, store)
     server.start()

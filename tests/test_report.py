@@ -19,9 +19,11 @@ from lrtape.report.verdict import schedule_verdict, verdict
 from lrtape.report.winner import command_of, config_of
 from lrtape.tape import Point, Status
 from lrtape.tape_file import write_tape
+from lrtape.tracking.dashboard import AVERAGED, DASHBOARD, Contents
 from lrtape.tracking.find_sweep import PLANNED, find_sweep
 from lrtape.tracking.mlflow_run import ERROR, NOTE, MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
+from lrtape.tracking.shared_view import SHARED_VIEW, decode
 from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, THREADS, TRIAL, TRIALS, VALUES
 from lrtape.trials import SweepRun, Trial, TrialRun
 
@@ -321,3 +323,34 @@ def test_the_command_has_the_program_that_trained(
     assert found == f"{program} --config-dir .lrtape/sweeps/s --config-name best"
     few = TrialRun("r", "t", "n", Status.FINISHED, tags={THREADS: "1000"})
     assert command_of(sweep, few, Path(".lrtape/sweeps/s")) == f"OMP_NUM_THREADS=1000 {found}"
+
+
+def test_the_dashboard_knows_what_the_sweep_compares(sweep: MlflowRun, four_points: None) -> None:
+    """Its objective, its direction, what differs between points, and that there are seeds to average."""
+    report_on(sweep)
+    tags = MlflowClient(sweep.tracking_uri).get_experiment(sweep.experiment_id).tags
+    contents = Contents.of(decode(tags[SHARED_VIEW + DASHBOARD]))
+
+    assert (contents.objective, contents.direction, contents.has_seeds) == ("val/loss", "min", True)
+    assert contents.grids == [["scheduler.gamma", "scheduler.step_size"]]
+    assert SHARED_VIEW + AVERAGED in tags
+
+
+def test_each_schedule_has_coordinates_of_its_own(sweep: MlflowRun, child: Child) -> None:
+    """MLflow leaves out a run that lacks one of them: what only some points have is in another chart."""
+    for name, values in {
+        "steplr gamma=0.1": {"scheduler": "steplr", "scheduler.gamma": "0.1"},
+        "steplr gamma=0.5": {"scheduler": "steplr", "scheduler.gamma": "0.5"},
+        "cosineannealinglr": {"scheduler": "cosineannealinglr"},
+    }.items():
+        run = MlflowRun.create(
+            sweep.tracking_uri,
+            run_name=name,
+            tags={TRIAL: name, VALUES: json.dumps(values), SEED: "0", OBJECTIVE: "0.5"},
+            parent_run_id=sweep.run_id,
+        )
+        run.finish(Status.FINISHED)
+    report_on(sweep)
+    tags = MlflowClient(sweep.tracking_uri).get_experiment(sweep.experiment_id).tags
+
+    assert Contents.of(decode(tags[SHARED_VIEW + DASHBOARD])).grids == [["scheduler"], ["scheduler.gamma"]]

@@ -11,7 +11,12 @@ SERVER = "http://ada:s3cret@tracking:5000"
 def answered(status: int, body: str, endpoint: str = "/api/2.0/mlflow/runs/create") -> MlflowException:
     """As `mlflow.utils.rest_utils.verify_rest_response` raises it."""
     text = f"API request to endpoint {endpoint} failed with error code {status} != 200. Response body: '{body}'"
-    return MlflowException(text, error_code=get_error_code(status))
+    return MlflowException(text, error_code=get_error_code(status))  # type: ignore[no-untyped-call]
+
+
+def answered_in_json(code: str, text: str) -> MlflowException:
+    """As MLflow itself answers."""
+    return RestException({"error_code": code, "message": text})  # type: ignore[no-untyped-call]
 
 
 def failed_upload(status: int) -> requests.HTTPError:
@@ -33,7 +38,7 @@ def failed_upload(status: int) -> requests.HTTPError:
         (answered(404, "<html>"), "must be an MLflow server", True),
         (answered(501, "Unsupported method"), "must be an MLflow server", False),
         (answered(200, "<html> was not in a valid JSON format"), "(no JSON)", False),
-        (RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run x"}), "refuses: RESOURCE_DOES", True),
+        (answered_in_json("RESOURCE_DOES_NOT_EXIST", "Run x"), "refuses: RESOURCE_DOES", True),
         (answered(503, "Service Unavailable"), "refuses: API request", False),
         (answered(429, "Too Many Requests"), "refuses: API request", False),
         (OSError("disk full"), "fails: OSError: disk full", False),

@@ -221,7 +221,9 @@ def seed_dashboard(run: "MlflowRun", keys: Iterable[str] = (), compared: Compare
             if json.loads(json.dumps(state)) == decode(tags.get(SHARED_VIEW + view)):
                 continue
             text = encode(state, _NAMES[view], version) or encode(contents.state(tag, False), _NAMES[view], version)
-            if text is not None:
+            if text is None:
+                _log.warning("cannot write the dashboard: it would be too long for a tag")
+            else:
                 client.set_experiment_tag(run.experiment_id, SHARED_VIEW + view, text)
     except Exception as error:  # noqa: BLE001 - a nicety, which may cost nobody anything
         _log.warning("cannot write the dashboard: %s: %s", type(error).__name__, mask_credentials(str(error)))

@@ -69,6 +69,7 @@ class TeamServer(Server):
             "PGPORT": str(postgres.port),
             "MLFLOW_PORT": str(self.port),
             "MLFLOW_WORKERS": "1",
+            "OMP_NUM_THREADS": "1",
             "MLFLOW_TRACKING_USERNAME": "ada",
             "MLFLOW_TRACKING_PASSWORD": ADA,
         }
