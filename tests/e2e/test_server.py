@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from lrtape.cli import main
 from lrtape.errors import TrackingError
-from lrtape.tape import Point
+from lrtape.tape import Point, Status
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.sink import RefusedError
@@ -291,6 +291,17 @@ def test_a_wrong_password_is_said_by_every_command(
         assert "refuses those in the environment (401). Put them into the environment: MLFLOW_TRACKING_USERNAME" in said
 
 
+def test_what_mlflow_prints_at_the_end_of_a_run_has_no_password(
+    server: TeamServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its "View run ... at" is a link that works for whoever reads it."""
+    run = MlflowRun.create(server.as_user("ada", ADA), EXPERIMENT)
+    run.finish(Status.FINISHED)
+    said = capsys.readouterr().out
+    assert f"at: {server.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}\n" in said
+    assert ADA not in said
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
@@ -391,7 +402,7 @@ def test_backup_upgrade_and_no_password_anywhere(
         for secret in secrets
         if secret in path.read_bytes()
     ]
+    found += [command for command in commands if any(secret.decode() in command for secret in secrets)]
     assert not found, "\n".join(found)
     assert b"COPY public.metrics" in (server.folder / "mlflow.sql").read_bytes()
     assert any("lrtape.companion" in command for command in commands)
-    assert not [command for command in commands for secret in secrets if secret.decode() in command]
