@@ -36,13 +36,15 @@ class Changes:
     """The changes of one lr.
 
     Attributes:
-        kept: the first `MAX_CHANGES` of them, in order; `all` has the one that is under way, too.
+        limit: how many are kept.
+        kept: the first of them, in order; `all` has the one that is under way, too.
         n_left_out: how many more there were.
-        drops: the steps of the first `MAX_CHANGES` drops, in order. A drop is a fall of the lr within one step after
+        drops: the steps of the first drops, in order. A drop is a fall of the lr within one step after
             which it is held, or to `STEEP` of itself at most.
         n_drops: how many there were.
     """
 
+    limit: int = MAX_CHANGES
     kept: list[Change] = field(default_factory=list)
     n_left_out: int = 0
     drops: list[int] = field(default_factory=list)
@@ -75,14 +77,14 @@ class Changes:
         change, self._open = self._open, None
         if change.is_jump and change.after < change.before and not _is_steep(change.before, change.after):
             self._drop(change.first_step)
-        if len(self.kept) < MAX_CHANGES:
+        if len(self.kept) < self.limit:
             self.kept.append(change)
         else:
             self.n_left_out += 1
 
     def _drop(self, step: int) -> None:
         self.n_drops += 1
-        if len(self.drops) < MAX_CHANGES:
+        if len(self.drops) < self.limit:
             self.drops.append(step)
 
     def all(self) -> list[Change]:

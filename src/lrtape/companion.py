@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from lrtape.delivery import deliver
+from lrtape.run_page.environment import environment
 from lrtape.shipper import GIVE_UP_S
 from lrtape.shipper_process import COMPLETE
 from lrtape.spool import End
@@ -102,11 +103,18 @@ def main() -> None:
     if every_s := trainer.settings.get("fsync_every_s"):
         threading.Thread(target=_fsync, args=(folder.spool, every_s), daemon=True).start()
     with folder.claim():
+        _tell_environment(folder.environment)
         delivered = deliver(folder, trainer.settings["tracking_uri"], trainer, GIVE_UP_S)
     if delivered.is_complete:
         with contextlib.suppress(BrokenPipeError):  # The trainer is dead, and nobody is curious.
             # No more than a pipe holds: nobody reads it before this process has ended.
             os.write(stdout, f"{COMPLETE}\n{delivered.problem[:MAX_PROBLEM_CHARACTERS]}".encode())
+
+
+def _tell_environment(path: Path) -> None:
+    """Note what the training runs on, here, beside it: the spool may be shipped elsewhere."""
+    with contextlib.suppress(Exception):  # a full disk, or a strange package
+        path.write_text(json.dumps(environment(), indent=2), encoding="utf-8")
 
 
 def _fsync(spool: Path, every_s: float) -> None:

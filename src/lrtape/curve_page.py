@@ -7,18 +7,18 @@ from html import escape
 from importlib.resources import files
 
 from lrtape.colors import style_of
-from lrtape.curve_svg import MAX_DROPS, Curve, curves_alike
+from lrtape.curve_svg import MAX_CURVES, MAX_DROPS, Curve, curves_alike
 
 
 def curve_page(curves: Sequence[Curve], title: str, text: str = "") -> str:
     """A page on which a person reads the lr of every step, looks closer, and hides groups.
 
     Args:
-        curves: at least one; of a curve with many corners, what lies between them is not in the page.
+        curves: at least one, of which `MAX_CURVES` that differ are in the page; what lies between the corners is not.
         title: above the picture.
         text: for below it: lines of fixed width.
     """
-    plain = [_plain(curve, index) for index, curve in enumerate(curves_alike(curves))]
+    plain = [_plain(curve, index) for index, curve in enumerate(curves_alike(curves)[:MAX_CURVES])]
     data = json.dumps(plain).replace("<", "\\u003c")  # in a name it shall not end the script
     page = (files("lrtape") / "curve.html").read_text(encoding="utf-8")
     for place, content in (("__TITLE__", escape(title)), ("__TEXT__", escape(text)), ("__CURVES__", data)):

@@ -10,6 +10,8 @@ from lrtape.lines import format_lr
 
 WIDTH, HEIGHT = 840, 380
 """In pixels, at its own size."""
+MAX_CURVES = 50
+"""More cannot be told apart."""
 MAX_LABELLED = 12
 """Curves in the legend, and steps of drops with their numbers; more cannot be read."""
 MAX_DROPS = 80
@@ -23,7 +25,7 @@ _MAX_NAMES = 3
 _FEWEST_DECADES = 1.0
 """Less of a logarithmic axis is hard to read: it is made so long."""
 _MAX_TICKS = 8
-_LEAST_POWER, _LARGEST_POWER = -307.0, 308.0
+_LEAST_POWER, _LARGEST_POWER, _LARGEST = -307.0, 300.0, 1e300
 """Of ten, that a float holds with all its digits."""
 _INK, _PALE, _GRID = "#1f2328", "#6b7280", "#e2e5ea"
 
@@ -74,7 +76,7 @@ class Scale:
     """
 
     def __init__(self, values: Sequence[float]) -> None:
-        finite = [value for value in values if math.isfinite(value)]
+        finite = [max(-_LARGEST, min(value, _LARGEST)) for value in values if math.isfinite(value)]
         positive = [value for value in finite if value > 0]
         self.is_log = bool(positive) and min(finite) >= 0
         if self.is_log:
@@ -90,7 +92,8 @@ class Scale:
 
     def share(self, value: float) -> float:
         """Where a value is drawn: from 0 at the lower end to 1 at the upper one."""
-        place = math.log10(max(value, self.low)) if self.is_log else value
+        value = max(self.low, min(value, self.high))
+        place = math.log10(value) if self.is_log else value
         return (place - self._floor) / (self._ceiling - self._floor)
 
     def ticks(self) -> list[float]:
@@ -118,10 +121,12 @@ def draw_svg(curves: Sequence[Curve], title: str) -> str:
     Takes about a millisecond for each thousand corners. The steps at which an lr drops are marked.
 
     Args:
-        curves: at least one.
+        curves: at least one; of those that differ, the first `MAX_CURVES` are drawn.
         title: above the picture.
     """
     curves = curves_alike(curves)
+    n_left_out = max(0, len(curves) - MAX_LABELLED)
+    curves = curves[:MAX_CURVES]
     scale = Scale([lr for curve in curves for _, lr in curve.corners])
     steps = [step for curve in curves for step, _ in (curve.corners[0], curve.corners[-1])]
     first, last = min(steps), max(max(steps), min(steps) + 1)
@@ -144,7 +149,7 @@ def draw_svg(curves: Sequence[Curve], title: str) -> str:
         *_axes(scale, first, last, right, x, y),
         *_drops(curves, x),
         *(_path(curve, index, x, y) for index, curve in enumerate(curves)),
-        *(_legend(curves, right) if has_legend else ()),
+        *(_legend(curves, right, n_left_out) if has_legend else ()),
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
@@ -205,7 +210,7 @@ def _path(curve: Curve, index: int, x: Callable[[float], float], y: Callable[[fl
     )
 
 
-def _legend(curves: Sequence[Curve], right: float) -> Iterator[str]:
+def _legend(curves: Sequence[Curve], right: float, n_left_out: int) -> Iterator[str]:
     left = right + 12
     for index, curve in enumerate(curves[:MAX_LABELLED]):
         color, dashes = style_of(index)
@@ -213,9 +218,9 @@ def _legend(curves: Sequence[Curve], right: float) -> Iterator[str]:
         dashed = f' stroke-dasharray="{" ".join(map(str, dashes))}"' if dashes else ""
         yield f'<path d="M{left:g} {top}h24" stroke="{color}" stroke-width="2"{dashed}/>'
         yield f'<text x="{left + 30:g}" y="{top + 4}">{escape(curve.label)}</text>'
-    if len(curves) > MAX_LABELLED:
+    if n_left_out:
         top = _TOP + 12 + 20 * MAX_LABELLED
-        yield f'<text x="{left:g}" y="{top}" fill="{_PALE}">and {len(curves) - MAX_LABELLED} more</text>'
+        yield f'<text x="{left:g}" y="{top}" fill="{_PALE}">and {n_left_out} more</text>'
 
 
 def _shortened(name: str) -> str:

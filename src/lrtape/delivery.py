@@ -56,7 +56,7 @@ class Delivery:
 
 
 def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: float) -> Delivery:
-    """Ship a spool to its end, compare what is stored with it, upload the tape and the run's page, and end the run.
+    """Ship a spool to its end, compare what is stored with it, upload the tape, end the run, and make its page.
 
     The folder is then removed, unless it shall be kept or something is left to be done. The caller has claimed it.
 
@@ -88,15 +88,15 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
                 _settle(run, header, shipped)
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
-        not_uploaded = _upload(folder, header, run, page)
-        status = shipped.end.status if shipped.end is not None else Status.KILLED
-        patience.until_done(lambda: page.describe(status), failing)
-        seed_dashboard(run)
-        no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
+        not_uploaded = _upload(folder, header, run)
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
+    # The run is right now, whatever becomes of the rest.
+    page.finish(shipped.end.status if shipped.end is not None else Status.KILLED)
+    seed_dashboard(run)
+    no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
     problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))
     is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)
     delivery = Delivery(verdict.points, not is_owed, problem)
@@ -187,19 +187,17 @@ def _compare(tape: Tape, folder: SpoolFolder, run: MlflowRun) -> Comparison:
     return dataclasses.replace(comparison, foreign=foreign)
 
 
-def _upload(folder: SpoolFolder, header: Header, run: MlflowRun, page: RunPage) -> str:
-    """Upload the tape, what belongs to the run's page, and the artifacts of a planned run; returns what is wrong."""
+def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
+    """Upload the tape, and the artifacts of a planned run; returns what is wrong."""
     for attempt in range(UPLOAD_ATTEMPTS):
         try:
             # In the spool's folder nothing is left behind when this process is killed; but it may be full.
             with tempfile.TemporaryDirectory(dir=folder.path if attempt == 0 else None) as temporary:
-                tape = Path(temporary, TAPE_FOLDER, TAPE_NAME.format(header.recording_id))
-                tape.parent.mkdir()
+                tape = Path(temporary, TAPE_NAME.format(header.recording_id))
                 notes = _notes(folder, header)
                 with SpoolReader(folder.spool) as reader:
                     write_tape(tape, _points(reader), notes)
-                _write_page(page, Path(temporary))
-                run.upload(Path(temporary))
+                run.upload(tape, TAPE_FOLDER)
             if folder.artifacts.exists():
                 run.upload(folder.artifacts)
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
@@ -209,14 +207,6 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun, page: RunPage) 
         else:
             return ""
     return f"The tape could not be uploaded to the run's artifacts ({why})."
-
-
-def _write_page(page: RunPage, target: Path) -> None:
-    """Write what a run can live without."""
-    try:
-        page.write(target)
-    except Exception as error:  # noqa: BLE001 - strange values, or a full disk
-        _log.warning("cannot write the page of the run: %s", mask_credentials(f"{type(error).__name__}: {error}"))
 
 
 def _put_model(folder: SpoolFolder, header: Header, run: MlflowRun) -> tuple[str, bool]:

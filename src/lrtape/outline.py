@@ -67,9 +67,10 @@ class Outline:
             self._room -= 1
             stretch = self._stretches[-1]
             stretch.last = point
-            if value < stretch.least[1]:
+            least, largest = stretch.least[1], stretch.largest[1]
+            if value < least or least != least:  # which is NaN
                 stretch.least = point
-            elif value > stretch.largest[1]:
+            if value > largest or largest != largest:
                 stretch.largest = point
             return
         if len(self._stretches) >= self._max_stretches:

@@ -300,13 +300,13 @@ class Session:
         ]
 
     def judge(self, verdict: str, findings: Iterable[Finding] = ()) -> None:
-        """Say what is to be said of the learning rates of this recording; after the end, nothing.
+        """Say what is to be said of the learning rates of this recording; after the end, and before its run, nothing.
 
         Args:
             verdict: see `Verdict`.
             findings: that it rests upon, without those of the session itself.
         """
-        if self._status is None:
+        if self._status is None and self._open is None:
             for finding in findings:
                 self._outbox.write(finding)
             self._outbox.write(Verdict(verdict))

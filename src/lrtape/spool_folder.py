@@ -109,6 +109,11 @@ class SpoolFolder:
         return self.path / "artifacts"
 
     @property
+    def environment(self) -> Path:
+        """What the training runs on, as JSON."""
+        return self.path / "environment.json"
+
+    @property
     def model(self) -> Path:
         """The folder of the run's model, if it is to have one; see ``tracking/logged_model.py``."""
         return self.path / "model"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import sys
@@ -21,9 +22,12 @@ import lrtape
 from lrtape.recording_options import FOLDER
 from lrtape.recover import recover
 from lrtape.run_page import run_page
-from lrtape.run_page.description import BEGIN, END, with_description
+from lrtape.run_page.description import BEGIN, END, About, describe, with_description
+from lrtape.run_page.group_summary import GroupSummary
 from lrtape.run_page.run_page import RunPage
+from lrtape.run_page.summary import Summary
 from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Finding
 from lrtape.tracking.mlflow_run import MlflowRun
 
 NOTE = "mlflow.note.content"
@@ -110,11 +114,56 @@ def test_what_a_user_has_written_stays(store: str) -> None:
 @pytest.mark.parametrize("own", ["", "mine", f"{END} broken {BEGIN}"])
 def test_lrtapes_part_of_a_description_is_replaced(own: str) -> None:
     """Once and again; what looks like a torn one is a user's own."""
-    first = with_description("one", own)
-    second = with_description("two", first)
+    first = with_description("one", own, 8000)
+    second = with_description("two", first, 8000)
 
     assert second == first.replace("one", "two", 1)
     assert second.endswith(own)
+
+
+def test_a_long_description_of_a_users_own_is_kept_whole() -> None:
+    """Where there is no room for both, lrtape's part is one line, or none."""
+    section = "Learning rates: ok\n\n" + "table\n" * 900
+
+    for n_characters in (100, 5_000, 7_900, 7_990):
+        own = "x" * (n_characters - 1) + "y"
+        text = with_description(section, own, 8000)
+        assert len(text) <= 8000
+        assert text.endswith(own)
+        assert ("Learning rates: ok" in text) == (n_characters < 7_950)
+
+
+def test_a_hundred_groups_leave_room_for_what_was_found() -> None:
+    """The links go first, then the table; the findings stay."""
+    summary = Summary()
+    for index in range(100):
+        name = f"encoder.layers.{index:03d}.attention.projection"
+        summary.groups[f"lr/{name}"] = GroupSummary(name, 0, 9, 10, 0.1, 0.1, 0.1)
+    summary.findings.append(Finding("lr-zero", "This is wrong.", "lr/x", 0))
+    links = [("All groups in one chart", "#/metric?" + "x" * 5_500)]
+
+    text = describe(summary, About("run", None, "FINISHED", links, "lr"), "warning lr-zero: This is wrong.")
+
+    assert "**warning lr-zero**: This is wrong." in text
+    assert "84 more groups" in text
+    assert "All groups in one chart" not in text
+
+
+def test_two_trainings_at_once_in_one_run_have_one_page_and_the_worse_verdict(store: str) -> None:
+    """The one that ends last tells of both, though the other one ended after it had begun."""
+    mlflow.set_tracking_uri(store)
+    with mlflow.start_run():
+        one, other = two_groups(), two_groups()
+        with lrtape.attach(one, names=["fine"]), lrtape.attach(other, names=["broken"]):
+            for _ in range(30):
+                one.step()
+                other.param_groups[0]["lr"] = other.param_groups[1]["lr"] = math.inf
+                other.step()
+    tags, files = page_of(store)
+
+    assert "4 param groups" in tags[NOTE]
+    assert tags["lr.verdict"].startswith("error lr-not-finite: lr/broken/")
+    assert {row.partition(",")[0] for row in files["lr/changes.csv"].splitlines()[1:]} == set()
 
 
 KILLED = """

@@ -1,6 +1,5 @@
 """The best checkpoint of a training becomes the model of its run."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from torch.utils.data import default_collate
 
 from lrtape.app.checkpoint import Place, load_checkpoint
 from lrtape.app.trainer import Trainer
+from lrtape.lines import warn
 
 if TYPE_CHECKING:
     from lrtape.tracking.datasets import LoggedDataset
@@ -45,10 +45,9 @@ def keep_best_model(folder: Path | None, best: Path, trainer: Trainer, datasets:
         note = ModelNote(max(place.epoch - 1, 0), max(place.next_step - 1, 0), described)
         save_model(folder, model, _examples(trainer), note)
     except Exception as error:  # noqa: BLE001 - the training is over, and nothing of it may be lost
-        warnings.warn(
+        warn(
             f"lrtape: the run will have no model, as the best checkpoint cannot be made one: {error!r} It is safe in "
-            f"{best}. tracking.log_model=off leaves models out.",
-            stacklevel=2,
+            f"{best}. tracking.log_model=off leaves models out."
         )
 
 

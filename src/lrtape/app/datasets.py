@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch.utils.data import Subset, default_collate
 
 from lrtape.app.data import Data
 from lrtape.app.randomness import random_states, restore_random_states, seed_everything
+from lrtape.lines import warn
 
 if TYPE_CHECKING:
     from lrtape.tracking.datasets import LoggedDataset
@@ -43,10 +43,9 @@ def describe_data(data: Data, source: str) -> "list[LoggedDataset]":
             try:
                 described.append(_describe(dataset, context, source))
             except Exception as error:  # noqa: BLE001 - whatever a user's data raise, it may fail no training here
-                warnings.warn(
+                warn(
                     f"lrtape: the run will not say which {context} data it had, as they cannot be read for a digest: "
-                    f"{error!r}",
-                    stacklevel=2,
+                    f"{error!r}"
                 )
     return described
 

@@ -91,7 +91,8 @@ def find_zero(case: Case) -> Iterator[Finding]:
             ),
             found[0],
             first,
-            "error" if always else "warning",
+            # Whoever sets the lr by hand may mean it: a group that is thawed later, two groups that take turns.
+            "error" if always else "warning" if case.plan.scheduler or series.values[-1] <= 0 else "note",
         )
 
 

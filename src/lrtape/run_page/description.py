@@ -17,6 +17,8 @@ BEGIN, END = "[//]: # (lrtape)", "[//]: # (end of lrtape)"
 CURVE = "curve.svg"
 """The picture, among the artifacts."""
 
+_TABLE, _FINDINGS, _LINKS = 3, 4, 5
+"""Parts of it, which may be too long."""
 _MAX_GROUPS = 16
 _MAX_FINDINGS = 6
 _MAX_FINDING_CHARACTERS = 700
@@ -62,20 +64,28 @@ def describe(summary: Summary, about: About, verdict: str) -> str:
         _findings(summary.findings),
         " · ".join(f"[{text}]({address})" for text, address in about.links),
     ]
-    text = "\n\n".join(filter(None, parts))
-    return text if len(text) <= MAX_CHARACTERS else "\n\n".join(filter(None, parts[:3]))[:MAX_CHARACTERS]
+    for left_out in ((), (_LINKS,), (_LINKS, _TABLE), (_LINKS, _TABLE, _FINDINGS)):
+        text = "\n\n".join(part for index, part in enumerate(parts) if part and index not in left_out)
+        if len(text) <= MAX_CHARACTERS:
+            break
+    return text[:MAX_CHARACTERS]
 
 
-def with_description(section: str, description: str) -> str:
-    """A run's description with lrtape's part of it put in, above what somebody else has written.
+def with_description(section: str, description: str, max_characters: int) -> str:
+    """A run's description with lrtape's part of it put in, above what somebody else has written, which is kept whole.
 
     Args:
-        section: see `describe`.
+        section: see `describe`; where there is no room for it, its first line, or nothing.
         description: as it is; lrtape's part of it is replaced.
+        max_characters: of the description.
     """
     begin, end = description.find(BEGIN), description.find(END)
     own = description if begin < 0 or end < begin else description[:begin] + description[end + len(END) :]
-    return "\n\n".join(filter(None, [f"{BEGIN}\n\n{section}\n\n{END}", own.strip()]))
+    for text in (section, section.partition("\n")[0]):
+        whole = "\n\n".join(filter(None, [f"{BEGIN}\n\n{text}\n\n{END}", own.strip()]))
+        if len(whole) <= max_characters:
+            return whole
+    return own
 
 
 def _first_line(summary: Summary, about: About, verdict: str) -> str:

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass, field
 
-from lrtape.changes import Changes
+from lrtape.changes import MAX_CHANGES, Changes
 from lrtape.outline import Outline
 
-MAX_CORNERS = 1_200
-"""Of one curve in a picture that is less than a thousand pixels wide."""
+MAX_CORNERS, ALL_CORNERS = 1_200, 60_000
+"""Of one curve, in a picture that is less than a thousand pixels wide, and of all curves together."""
+ALL_CHANGES = 100_000
+"""That are kept of all groups together."""
+_FEWEST = 40
+"""Of either, of one group, however many there are."""
 
 
 @dataclass(slots=True)
@@ -37,13 +41,19 @@ class GroupSummary:
     outline: Outline = field(default_factory=lambda: Outline(MAX_CORNERS))
     changes: Changes = field(default_factory=Changes)
 
+    @classmethod
+    def one_of(cls, n_groups: int, name: str) -> "GroupSummary":
+        """A new one, which keeps the less the more groups there are."""
+        corners, changes = (max(_FEWEST, limit // n_groups) for limit in (ALL_CORNERS, ALL_CHANGES))
+        return cls(name, outline=Outline(min(corners, MAX_CORNERS)), changes=Changes(min(changes, MAX_CHANGES)))
+
     def add(self, step: int, lr: float) -> None:
         """Add a step; one that is there already keeps its first record. Takes about a microsecond."""
         if step <= self.last_step:
             return
         if not self.n_steps:
             self.first_step, self.first, self.peak = step, lr, lr
-        elif lr > self.peak:
+        elif lr > self.peak or self.peak != self.peak:  # which is NaN
             self.peak = lr
         self.n_steps += 1
         self.last_step, self.last = step, lr

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lrtape.checks.registry import check
-from lrtape.checks.verdict import verdict_on
+from lrtape.checks.registry import CODES, check
+from lrtape.checks.verdict import OK, verdict_on
 from lrtape.columns import Columns
 from lrtape.curve_svg import Curve
 from lrtape.keys import LR
@@ -38,28 +38,31 @@ class Summary:
     n_values: int = 0
     _verdict: Verdict | None = None
     _kept: Columns | None = field(default_factory=Columns)
-    _earlier: dict[str, Series] = field(default_factory=dict)
-    """Of the same groups, from other recordings."""
+    _others: dict[str, Series] = field(default_factory=dict)
+    """What other recordings have."""
+    _n_groups: int = 1
 
     def read_tape(self, path: Path, own_keys: Sequence[str]) -> None:
-        """Add another recording of the run, which is over. Before `read_spool` is first called.
+        """Add another recording of the run, which is over: before `read_spool` where this one goes on with its groups.
 
         Args:
             path: of its tape.
-            own_keys: of this recording's groups; it goes on with them, and judges all their steps.
+            own_keys: of this recording's groups, of which it has judged all steps.
 
         Raises:
             SpoolError: it is not a tape, or is damaged.
         """
+        notes = read_notes(path)
+        self._n_groups = max([self._n_groups, *(len(layout["groups"]) for layout in notes.get("layouts", []))])
         for key, part in read_parts(path):
             for step, value in zip(part.steps, part.values, strict=True):
                 self._add(key, step, value)
-            if self._kept is not None and key in own_keys:
-                self._earlier = dict(Tape.union([Tape.of(self._earlier), Tape.of({key: part})]))
+            if self._kept is not None and key.startswith(LR):
+                self._others = dict(Tape.union([Tape.of(self._others), Tape.of({key: part})]))
         known = {finding.name for finding in Finding.__dataclass_fields__.values()}
-        for fields in read_notes(path).get("findings", []):
+        for fields in notes.get("findings", []):
             finding = Finding(**{name: value for name, value in fields.items() if name in known})
-            if finding.key not in own_keys:
+            if finding.key not in own_keys or finding.code not in CODES:
                 self._find(finding)
 
     def read_spool(self, reader: SpoolReader) -> None:
@@ -70,7 +73,9 @@ class Summary:
                 self._find(frame)
             elif isinstance(frame, Verdict):
                 self._verdict = frame
-            elif self._kept is not None and isinstance(frame, GroupLayout | Record):
+            elif isinstance(frame, GroupLayout):
+                self._n_groups = max(self._n_groups, len(frame.groups))
+            if self._kept is not None and isinstance(frame, GroupLayout | Record):
                 self._kept.write(frame)
             for point in points:
                 self._add(point.key, point.step, point.value)
@@ -79,15 +84,15 @@ class Summary:
         if key.startswith(LR):
             group = self.groups.get(key)
             if group is None:
-                group = self.groups[key] = GroupSummary(key.removeprefix(LR))
+                group = self.groups[key] = GroupSummary.one_of(self._n_groups, key.removeprefix(LR))
             group.add(step, value)
             self.n_values += 1
             if self.n_values > MAX_JUDGED and self._kept is not None:
                 self._kept = None
-                self._earlier.clear()
+                self._others.clear()
             if step >= self.n_steps:
                 self.n_steps = step + 1
-        elif key.startswith(FROZEN):
+        elif key.startswith(FROZEN) and value in {0.0, 1.0}:
             name = key.removeprefix(FROZEN)
             group = self.groups.setdefault(LR + name, GroupSummary(name))
             group.is_frozen = value != 0
@@ -107,10 +112,10 @@ class Summary:
             See `Verdict`; also empty where there was too much to be judged here.
         """
         if self._verdict is not None:
-            return self._verdict.text
+            return verdict_on(self.findings) if self._verdict.text == OK else self._verdict.text
         if self._kept is None:
             return ""
-        tape = Tape.union([Tape.of(self._earlier), self._kept.tape()])
+        tape = Tape.union([Tape.of(self._others), self._kept.tape()])
         for finding in check(tape, Plan(n_steps or self.n_steps, lr_log10=lr_log10)) if tape else ():
             self._find(finding)
         return verdict_on(self.findings)

@@ -47,8 +47,9 @@ _NAMES = {DASHBOARD: "Learning rates", AVERAGED: "Learning rates, averaged over 
 
 LEARNING_RATES, TRAINING, SWEEP = "Learning rates", "Training", "Sweep"
 """Sections."""
-MAX_LRS, MAX_METRICS, MAX_OTHERS, MAX_GRIDS, MAX_PARAMS = 30, 8, 60, 4, 8
-"""Curves in one chart; charts of training metrics; of everything else; of sweeps; params of one of them."""
+MAX_LRS, MAX_METRICS, MAX_RESULTS, MAX_OTHERS, MAX_GRIDS, MAX_PARAMS = 30, 8, 30, 30, 4, 8
+"""Curves in one chart; charts of training metrics, open, and folded below; of everything else; of sweeps; params of one
+of them."""
 RESEED_PAUSE_S = 30.0
 
 _LR, _SYSTEM = "lr/", "system/"
@@ -123,11 +124,12 @@ class Contents:
             return cls()
 
     def with_keys(self, keys: Iterable[str]) -> Self:
-        """The same with more metrics; of too many, those that came first are left out."""
-        known = dict.fromkeys([*sorted({*keys} - {*self.keys}), *self.keys])
+        """The same with more metrics, as long as there is room; those of one kind take none of another's."""
+        known = [*self.keys, *sorted({*keys} - {*self.keys})]
         lrs = [key for key in known if key.startswith(_LR)]
-        others = [key for key in known if not key.startswith((_LR, _SYSTEM))]
-        return replace(self, keys=[*lrs[:MAX_LRS], *others[:MAX_OTHERS]])
+        results = [key for key in known if _is_result(key)]
+        others = [key for key in known if not (_is_result(key) or key.startswith((_LR, _SYSTEM)))]
+        return replace(self, keys=[*lrs[:MAX_LRS], *results[:MAX_RESULTS], *others[:MAX_OTHERS]])
 
     def with_sweep(self, compared: Compared, grids: Sequence[Sequence[str]]) -> Self:
         """The same with another sweep, whose objective is the one that counts from now on."""
@@ -148,7 +150,7 @@ class Contents:
     @property
     def metrics(self) -> list[str]:
         """The keys of what a training comes to, the objective first."""
-        results = [key for key in self.keys if key.partition("/")[0] not in _BESIDE]
+        results = filter(_is_result, self.keys)
         return sorted(results, key=lambda key: (key != self.objective, not key.startswith("train"), key))
 
     def state(self, averaged_over: str = "", is_whole: bool = True) -> State:
@@ -186,6 +188,10 @@ class Contents:
                 "has_seeds": self.has_seeds,
             },
         )
+
+
+def _is_result(key: str) -> bool:
+    return not key.startswith(_SYSTEM) and key.partition("/")[0] not in _BESIDE
 
 
 def _column(kind: str, key: str) -> str:

@@ -1,6 +1,7 @@
 """Reads back what MLflow has of a run: its metrics, every row, and the tapes among its artifacts."""
 
 import tempfile
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -101,12 +102,13 @@ class History:
                 return None
             return Path(self._client.download_artifacts(self.run_id, path, folder)).read_text(encoding="utf-8")
 
-    def tapes(self, folder: Path, names: str = TAPE_NAMES) -> list[Path]:
+    def tapes(self, folder: Path, names: str = TAPE_NAMES, without: Collection[str] = ()) -> list[Path]:
         """Download every tape of the run, one for each of its recordings; or other files that lie beside them.
 
         Args:
             folder: an existing one; the files go below it.
             names: a pattern of the files.
+            without: names of files that are not wanted.
 
         Returns:
             The files, in the order of their names.
@@ -117,7 +119,11 @@ class History:
         with asking(self.tracking_uri):
             artifacts = self._client.list_artifacts(self.run_id, TAPE_FOLDER)
             paths = [artifact.path for artifact in artifacts if not artifact.is_dir]
-            wanted = sorted(path for path in paths if fnmatchcase(path, f"{TAPE_FOLDER}/{names}"))
+            wanted = sorted(
+                path
+                for path in paths
+                if fnmatchcase(path, f"{TAPE_FOLDER}/{names}") and path.rpartition("/")[2] not in without
+            )
             return [Path(self._client.download_artifacts(self.run_id, path, str(folder))) for path in wanted]
 
 

@@ -5,6 +5,7 @@ one step (mlflow 3.17). Here the spool has them.
 """
 
 import contextlib
+import inspect
 import logging
 import shutil
 import sys
@@ -113,6 +114,10 @@ def _save(new: Path, form: str, model: "nn.Module", inputs: "Tensor", expected: 
     example = inputs.numpy() if is_small else inputs if form == PT2 else None  # a graph must be traced with one
     requirements = [f"torch=={torch.__version__.partition('+')[0]}"]
     code: list[str] = []
+    # mlflow 3.7 has no other format than pickle, and no name for it.
+    formats = "serialization_format" in inspect.signature(mlflow.pytorch.save_model).parameters
+    if form == PT2 and not formats:
+        raise NotImplementedError("this version of mlflow cannot store a graph")
     if form == PICKLE:
         requirements.append(f"cloudpickle=={version('cloudpickle')}")
         if any(type(part).__module__.startswith("lrtape.") for part in model.modules()):
@@ -123,7 +128,7 @@ def _save(new: Path, form: str, model: "nn.Module", inputs: "Tensor", expected: 
         str(files),
         signature=ModelSignature(_schema(inputs), _schema(expected)),
         input_example=example,
-        serialization_format=form,
+        **({"serialization_format": form} if formats else {}),
         pip_requirements=requirements,
         code_paths=code or None,
     )
@@ -191,7 +196,8 @@ def put_model(folder: Path, run: MlflowRun, recording_id: str, rows_of: Callable
     description.artifact_path = model.artifact_location
     description.save(str(folder / _FILES / MLMODEL_FILE_NAME))
     client.log_model_artifacts(model.model_id, str(folder / _FILES))
-    client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, note.step)])
+    if not _is_output(client, run, model):
+        client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, note.step)])
     rows = list(rows_of(note.step)) or _earlier_rows(run, note.step)
     # NaN and infinity are no values of a model: MLflow has them under keys of their own.
     metrics = [_link(row, model.model_id, note.datasets) for row in rows if to_store(row) is row]
@@ -205,6 +211,12 @@ def _find(client: MlflowClient, run: MlflowRun, note: ModelNote) -> LoggedModel 
     found = client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'")
     mine = [model for model in found if model.name == MODEL_NAME and model.params.get(STEP) == str(note.step)]
     return next(iter(sorted(mine, key=lambda model: model.status != LoggedModelStatus.READY)), None)
+
+
+def _is_output(client: MlflowClient, run: MlflowRun, model: LoggedModel) -> bool:
+    """Whether the run names the model as its own already: mlflow (3.17) fails when it is told so twice."""
+    outputs = client.get_run(run.run_id).outputs
+    return outputs is not None and any(output.model_id == model.model_id for output in outputs.model_outputs)
 
 
 def _create(client: MlflowClient, run: MlflowRun, recording_id: str, note: ModelNote, form: str) -> LoggedModel:

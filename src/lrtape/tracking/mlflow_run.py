@@ -3,7 +3,6 @@
 import contextlib
 import json
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_I
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from lrtape.errors import PrunedError, TrackingError
+from lrtape.lines import warn
 from lrtape.recording_options import CHANGES, EVERY_STEP
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status
@@ -406,7 +406,7 @@ class MlflowRun:
             act()
         except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
             why = str(error) if isinstance(error, TrackingError) else explain(self.tracking_uri, error)
-            warnings.warn(f"lrtape could not {what}: {why}", stacklevel=3)
+            warn(f"lrtape could not {what}: {why}")
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from lrtape.errors import TrackingError
+from lrtape.lines import warn
 from lrtape.recording_options import EVERY_STEP
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status, now_ms
@@ -160,7 +160,7 @@ def _warning_of_failure(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # a full disk shall not fail the training
-        warnings.warn(f"lrtape could not {what}: {error}", stacklevel=4)
+        warn(f"lrtape could not {what}: {error}")
 
 
 def realize(folder: SpoolFolder, tracking_uri: str, record: str = EVERY_STEP) -> MlflowRun:
