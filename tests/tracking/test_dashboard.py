@@ -76,6 +76,18 @@ def test_the_groups_of_the_newest_run_are_never_left_out(store: str) -> None:
     assert len(contents.lrs) == MAX_LRS
 
 
+def test_many_groups_take_no_room_from_the_results_and_the_same_run_changes_nothing_twice() -> None:
+    """Forty groups with all that can be recorded beside them: losses and accuracy have their charts, once and for all."""
+    beside = ("lr", "lr_log10", "frozen", "momentum", "weight_decay", "grad_norm")
+    groups = [f"{kind}/layer{index:02}" for kind in beside for index in range(40)]
+    keys = [*groups, "train/loss", "val/acc", "val/loss"]
+    contents = Contents().with_keys(keys)
+
+    assert contents.metrics == ["train/loss", "val/acc", "val/loss"]
+    assert len(contents.lrs) == MAX_LRS
+    assert contents.with_keys(keys) is contents
+
+
 def test_a_sweep_puts_the_best_first(store: str) -> None:
     """Sorted by its objective in its direction; columns and coordinates are what was swept, by the names of params."""
     run = MlflowRun.create(store, params={"scheduler.name": "steplr", "scheduler.gamma": 0.1})

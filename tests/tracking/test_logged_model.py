@@ -96,6 +96,30 @@ def test_a_long_tape_makes_no_request_more(store: str, saved: Path, statements: 
     assert len(histories(statements)) == 1  # it would be seen
 
 
+@pytest.mark.parametrize("request_", ["log_model_artifacts", "log_outputs", "log_batch", "finalize_logged_model"])
+def test_a_model_that_was_cut_off_is_finished_later(
+    store: str, saved: Path, request_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever request failed, before it was made or after: the next call goes on, and there is one model."""
+    run = MlflowRun.create(store)
+    MlflowSink(store, run.run_id).send([Point("lr/all", STEP, 1, 0.5)])
+    made = getattr(MlflowClient, request_)
+
+    def cut_off(*args: Any, **options: Any) -> None:
+        made(*args, **options)
+        raise OSError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, request_, cut_off)
+        with pytest.raises(OSError, match="cut off"):
+            put_model(saved, run, RECORDING, lambda _: [Point("lr/all", STEP, 1, 0.5)])
+    put_model(saved, run, RECORDING, lambda _: [Point("lr/all", STEP, 1, 0.5)])
+
+    (model,) = models_of(store, run)
+    assert model.status == "READY"
+    assert [metric.key for metric in model.metrics] == ["lr/all"]
+
+
 def histories(statements: list[str]) -> list[str]:
     """Those that read a metric at every step."""
     conditions = [statement.partition("WHERE")[2].partition("ORDER BY")[0] for statement in statements]

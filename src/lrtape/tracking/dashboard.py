@@ -124,12 +124,13 @@ class Contents:
             return cls()
 
     def with_keys(self, keys: Iterable[str]) -> Self:
-        """The same with more metrics, as long as there is room; those of one kind take none of another's."""
-        known = [*self.keys, *sorted({*keys} - {*self.keys})]
+        """The same with more metrics. There is room for so many of each kind: those of the newest run come first."""
+        known = dict.fromkeys([*sorted(keys), *self.keys])
         lrs = [key for key in known if key.startswith(_LR)]
         results = [key for key in known if _is_result(key)]
         others = [key for key in known if not (_is_result(key) or key.startswith((_LR, _SYSTEM)))]
-        return replace(self, keys=[*lrs[:MAX_LRS], *results[:MAX_RESULTS], *others[:MAX_OTHERS]])
+        chosen = [*lrs[:MAX_LRS], *results[:MAX_RESULTS], *others[:MAX_OTHERS]]
+        return self if {*chosen} == {*self.keys} else replace(self, keys=chosen)
 
     def with_sweep(self, compared: Compared, grids: Sequence[Sequence[str]]) -> Self:
         """The same with another sweep, whose objective is the one that counts from now on."""
