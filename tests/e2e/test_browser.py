@@ -18,7 +18,7 @@ from lrtape.tracking.dashboard import AVERAGED
 from lrtape.tracking.mlflow_run import NOTE, UI_ADDRESS, MlflowRun
 from lrtape.tracking.run_colors import COLORS, RUN_COLOR
 from lrtape.tracking.sweep_runs import SWEEP, TRIAL
-from rig.browser import CHROMIUM, card, chromium, colors, curves, page_at, rows, scale_of_y
+from rig.browser import CHROMIUM, card, chromium, colors, curves, page_at, rows, scale_of_y, unfold
 from rig.place import LRTAPE, Place
 from rig.store import Server, Store
 
@@ -171,6 +171,7 @@ def test_the_page_of_a_run_has_verdict_and_picture(browser: Browser, seen: Seen,
     with page_at(browser, f"{address}?workflowType=machine_learning") as page:
         expect(page.get_by_text("Learning rates: ok")).to_be_visible()
         page.wait_for_function("document.querySelector('img[src*=\"curve.png\"]')?.naturalWidth > 0")
+        unfold(page)
         with page.context.expect_page() as opened:
             page.get_by_role("link", name="All groups").first.click()
         chart = opened.value.locator(".js-plotly-plot").locator("..")
