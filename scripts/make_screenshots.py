@@ -24,17 +24,17 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.sweep_runs import TRIAL
-from rig.browser import CHROMIUM, card, chromium, page_at, wait_until_still
+from rig.browser import CHROMIUM, card, chromium, page_at, shoot, unfold
 from rig.place import LRTAPE, Place
 from rig.store import Server, Store
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 MAX_BYTES = 250_000
-N_COLORS = 128
+N_COLORS = 256
 """Of a picture: a page has few, and the file is a third as large."""
 SWEEP_COMMAND: list[str | Path] = [
     *(LRTAPE, "train", "-m", "scheduler=steplr,cosineannealinglr,onecyclelr", "optimizer.lr=0.003,0.01"),
@@ -153,29 +153,16 @@ def pages(browser: Browser, place: Place) -> Iterator[tuple[str, bytes]]:
         order_by=["metrics.`val/loss`"],
     )
     best = MlflowRun.join(runs[0].info.run_id, store.uri)
-    with page_at(browser, f"{server.uri}/{best.dashboard_link()}", WIDTH_PX, 1330, has_assistant=False) as page:
+    with page_at(browser, f"{server.uri}/{best.dashboard_link()}", WIDTH_PX, 1520, has_assistant=False) as page:
         card(page, "Parallel Coordinates").locator("svg, canvas").first.wait_for(state="attached")
         page.get_by_label("Hide banner").click()  # of what MLflow says about views
         yield "dashboard", shoot(page)
     address = f"{server.uri}/#/experiments/{best.experiment_id}/runs/{best.run_id}?workflowType=machine_learning"
     with page_at(browser, address, WIDTH_PX, 1000, has_assistant=False) as page:
         page.get_by_text("Learning rates:").first.wait_for()
-        wait_until_still(page)
-        more = page.get_by_text("Show more")  # of the description
-        if more.count():
-            more.first.click()
-        page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        if page.get_by_text("Show more").count():
+            unfold(page)
         yield "run_page", shoot(page)
-
-
-def shoot(page: Page) -> bytes:
-    """A picture of a page on which nothing moves any more."""
-    wait_until_still(page)
-    before = b""
-    while (picture := page.screenshot(animations="disabled")) != before:
-        before = picture
-        page.wait_for_timeout(500)
-    return picture
 
 
 if __name__ == "__main__":

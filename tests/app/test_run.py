@@ -71,7 +71,8 @@ def test_a_run_explains_itself(
 
     lines = capsys.readouterr().out.splitlines()
     assert f"To look:   mlflow ui --backend-store-uri {store}" in lines[-3:]
-    assert f"/runs/{run.info.run_id}/model-metrics" in lines[-1]
+    assert f"/runs/{run.info.run_id}?workflowType=machine_learning" in lines[-1]
+    assert "Learning rates: ok" in lines
     assert [path.name for path in (tmp_path / ".lrtape").iterdir()] == ["last"]
     assert set(run.data.metrics) == {*("lr/layer1", "lr/layer2", "lr/layer3", "train/loss", "val/loss", "val/acc")}
 

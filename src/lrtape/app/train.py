@@ -33,6 +33,7 @@ from lrtape.app.trainer import TRAIN_LOSS, Trainer, metric_names, resolve_device
 from lrtape.app.watch import Watch
 from lrtape.app.world import World, open_world
 from lrtape.beside import Beside
+from lrtape.checks.verdict import OK
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError, RankKilledError, TrackingError, TrainingDivergedError
 from lrtape.keys import Keys
@@ -205,6 +206,8 @@ def _train(
             if settings.tracking.log_model == BEST:
                 keep_best_model(run.model_folder, checkpoints.best, trainer, datasets)
     if current_child.get() is None:  # in a sweep, its driver says so once
+        if watch.verdict == OK:  # of any other the findings have told
+            print(f"Learning rates: {watch.verdict}")  # noqa: T201
         print(run.how_to_look())  # noqa: T201 - the end of a command
     return metrics[objective]
 

@@ -39,6 +39,7 @@ class Watch:
 
     Attributes:
         columns: keeps what is recorded; ``None`` where nobody needs it.
+        verdict: on what was recorded, when the training is over; empty before, and where nobody judges.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Watch:
         self._first_step = first_step
         self._is_settled = is_settled
         self._told: set[str] = set()
+        self.verdict = ""
 
     def before(self) -> None:
         """Say what is wrong with the plan.
@@ -120,7 +122,8 @@ class Watch:
             self._told |= {finding.code for finding in session.findings}
             self._tell(findings)
             own = [finding for finding in session.findings if finding not in findings]
-            session.judge(verdict_on([*findings, *own]), findings)
+            self.verdict = verdict_on([*findings, *own])
+            session.judge(self.verdict, findings)
         except Exception as error:  # noqa: BLE001 - the training is over, and nothing of it may be lost
             warnings.warn(f"lrtape could not check what was recorded: {error!r}", stacklevel=2)
 

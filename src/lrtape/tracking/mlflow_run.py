@@ -339,19 +339,15 @@ class MlflowRun:
             if self.is_owned and stack and stack[-1].info.run_id == self.run_id:
                 stack.pop()
 
-    def how_to_look(self, tab: str = "/model-metrics") -> str:
-        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open. A request.
-
-        Args:
-            tab: of the run's page; its curves by default, and the description where it is empty.
-        """
+    def how_to_look(self) -> str:
+        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open. A request."""
         has_ui = is_server(self.tracking_uri)
         base = without_user(self.tracking_uri).rstrip("/") if has_ui else UI_ADDRESS
         views = views_of(self)
         pages = {"Dashboard:": self.dashboard_link()} if DASHBOARD in views else {"All runs:": self._runs_link()}
-        if AVERAGED in views and not tab:
+        if AVERAGED in views:
             pages["Averaged:"] = self.dashboard_link(AVERAGED)
-        pages["This run:"] = f"{self._page}/{self.run_id}{tab}?{_TRAININGS}"
+        pages["This run:"] = f"{self._page}/{self.run_id}?{_TRAININGS}"
         lines = [f"{name:10} {base}/{link}" for name, link in pages.items()]
         if not has_ui:
             uri = self.tracking_uri if sqlite_path(self.tracking_uri) else '"$MLFLOW_TRACKING_URI"'
@@ -391,6 +387,7 @@ class MlflowRun:
             "y_axis_scale": "log",
             "line_smoothness": "0",
             "show_point": "false",
+            "workflowType": "machine_learning",
             "deselected_curves": "[]",
             "last_linear_y_axis_range": "[]",
         }

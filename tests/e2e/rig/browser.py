@@ -109,7 +109,18 @@ def rows(page: Page) -> list[str]:
     return names
 
 
-def wait_until_still(page: Page) -> None:
-    """Wait until nothing on a page is still being fetched."""
-    page.wait_for_load_state("networkidle")
+def unfold(page: Page) -> None:
+    """Show all of a run's description; a hundred pixels of it are seen without that."""
+    page.get_by_text("Show more").first.click()
+
+
+def shoot(page: Page) -> bytes:
+    """A picture of a page, when nothing is being fetched there any more, and nothing moves."""
     page.wait_for_function(f"document.querySelectorAll({_LOADING!r}).length === 0")
+    page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    page.mouse.move(0, 0)  # nothing is pointed at
+    before = b""
+    while (picture := page.screenshot(animations="disabled")) != before:
+        before = picture
+        page.wait_for_timeout(500)
+    return picture

@@ -123,7 +123,7 @@ class Parent:
 
     def how_to_look(self) -> str:
         """Lines for people; the page of the run is its report."""
-        return self._run.how_to_look(tab="")
+        return self._run.how_to_look()
 
     def __enter__(self) -> Self:
         return self
