@@ -340,7 +340,7 @@ class MlflowRun:
                 stack.pop()
 
     def how_to_look(self) -> str:
-        """Lines for people: the command that starts the MLflow UI, if one is needed, and the pages to open. A request."""
+        """For people: the command that starts the MLflow UI, if one is needed, and the pages to open. A request."""
         has_ui = is_server(self.tracking_uri)
         base = without_user(self.tracking_uri).rstrip("/") if has_ui else UI_ADDRESS
         views = views_of(self)
