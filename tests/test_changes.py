@@ -38,6 +38,11 @@ def test_a_schedule_that_decays_steeply_in_every_step_drops_in_every_step() -> N
     assert changes_of([1.0, 0.1, 0.01, 0.001]).drops == [1, 2, 3]
 
 
+def test_the_last_step_of_a_curve_that_falls_ever_more_steeply_is_no_drop() -> None:
+    """Of OneCycleLR, say, whose last step uses a tenth of the one before."""
+    assert changes_of([1.0, 0.9, 0.6, 0.2, 0.02]).drops == []
+
+
 @pytest.mark.parametrize("values", [[0.1, 0.1, 1.0, 1.0], [1.0, 1.0], [1.0], [math.nan, math.nan], [1.0, math.nan]])
 def test_what_does_not_fall_is_no_drop(values: list[float]) -> None:
     """A rise, a constant, and what is no number."""

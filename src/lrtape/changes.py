@@ -6,8 +6,7 @@ from typing import NamedTuple
 MAX_CHANGES = 10_000
 """That are kept of one param group; a schedule that changes at every step makes one."""
 STEEP = 0.2
-"""Share of itself to which an lr falls within one step, for a drop where it changes at every step. A cosine falls to a
-quarter of itself near its end, and drops nowhere."""
+"""Share of itself to which an lr falls within one step, for a drop where it changes at every step."""
 
 
 class Change(NamedTuple):
@@ -40,7 +39,8 @@ class Changes:
         kept: the first of them, in order; `all` has the one that is under way, too.
         n_left_out: how many more there were.
         drops: the steps of the first drops, in order. A drop is a fall of the lr within one step after
-            which it is held, or to `STEEP` of itself at most.
+            which it is held; or to `STEEP` of itself at most, where it was held before, or where the step before was such
+            a drop. The end of a cosine, which falls ever more steeply, is none.
         n_drops: how many there were.
     """
 
@@ -52,6 +52,7 @@ class Changes:
     _step: int = -1
     _value: float | None = None
     _open: Change | None = None
+    _was_steep: bool = False
 
     def add(self, step: int, value: float) -> None:
         """Add the next row, of a larger step; takes about 0.1 microseconds where nothing changes."""
@@ -68,8 +69,10 @@ class Changes:
             self._open = Change(step, step, before, value)
         else:
             self._open = self._open._replace(last_step=step, after=value)
-        if _is_steep(before, value):
+        is_steep = _is_steep(before, value)
+        if is_steep and (self._open.is_jump or self._was_steep):
             self._drop(step)
+        self._was_steep = is_steep
 
     def _close(self) -> None:
         if self._open is None:

@@ -64,6 +64,8 @@ def _main() -> None:
     # As for `python -m`: the user's own models and data are found where the command is started.
     sys.path.insert(0, str(Path.cwd()))
     warnings.formatwarning = _format_warning
+    # MLflow (3.17) would print a link to an empty page whenever a run on a server is ended here.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if os.environ.get(FULL_ERROR) == "1":
         _refuse(sys.argv[1:])
         try:

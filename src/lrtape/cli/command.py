@@ -26,6 +26,7 @@ def main() -> None:
     # A person waits: MLflow would try for minutes without a word, or print a bar for every file.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a link to an empty page
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         code = run(arguments)
