@@ -37,14 +37,19 @@ class Place:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._mounts: list[Path] = []
         self._is_over = False
+        self.variables: dict[str, str] = {}
+        """Of the environment of every process that is started from now on, beside the usual ones."""
 
-    def start(self, command: Sequence[str | Path], out: Path, cwd: Path | None = None) -> "subprocess.Popen[bytes]":
+    def start(
+        self, command: Sequence[str | Path], out: Path, cwd: Path | None = None, answers: str = ""
+    ) -> "subprocess.Popen[bytes]":
         """Start a process, out of reach of Ctrl-C.
 
         Args:
             command: the program and its arguments; ``lrtape`` and ``python`` are those of this environment.
             out: its stdout and its stderr go to the files with the suffixes ``.out`` and ``.err``.
             cwd: its folder; by default that of the place.
+            answers: what it asks for on stdin.
         """
         self._refuse_when_over()
         with out.with_suffix(".out").open("ab") as stdout, out.with_suffix(".err").open("ab") as stderr:
@@ -52,21 +57,39 @@ class Place:
                 command,
                 cwd=cwd or self.folder,
                 env=self.environment(),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if answers else subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
             )
         self._processes.append(process)
+        if process.stdin is not None:
+            with process.stdin as stdin:
+                stdin.write(answers.encode())
         return process
 
     def shell(self, command: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
         """Run what a person would type or paste, and return what it said."""
+        return self._run(["/bin/sh", "-c", command], cwd)
+
+    def bash(self, commands: str, cwd: Path | None = None, answers: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run lines for bash, which end with the first that fails, without a terminal.
+
+        Args:
+            commands: the lines.
+            cwd: the folder; by default that of the place.
+            answers: what they ask for on stdin.
+        """
+        return self._run(["bash", "-euo", "pipefail", "-c", commands], cwd, answers)
+
+    def _run(self, command: Sequence[str], cwd: Path | None, answers: str = "") -> "subprocess.CompletedProcess[str]":
         self._refuse_when_over()
         return subprocess.run(
-            ["/bin/sh", "-c", command],
+            command,
+            input=answers,
             cwd=cwd or self.folder,
             env=self.environment(),
+            start_new_session=True,
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
@@ -83,6 +106,7 @@ class Place:
             "TMPDIR": str(self.folder / "tmp"),  # who is killed leaves temporary files behind
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of MLflow's own, which only take time here
+            **self.variables,
         }
 
     def wait_until(

@@ -21,6 +21,8 @@ BAD_ANSWERS: dict[str, tuple[int, str, bytes] | None] = {
     SWALLOWED: None,
 }
 """Status, type and content of each kind of bad answer; ``None`` stands for no answer at all."""
+OLD = "as one of a release that is too old"
+_ANSWERS = {**BAD_ANSWERS, OLD: (200, "text/plain", b"2.22.0")}
 
 
 class Proxy:
@@ -41,7 +43,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True)
 
     def answer(self, answers: str) -> None:
-        """From now on give one of the `BAD_ANSWERS`, or answer ``WELL`` again."""
+        """From now on give one of the `BAD_ANSWERS`, or answer ``OLD``, or ``WELL`` again."""
         self.answers = answers
 
     def __enter__(self) -> Self:
@@ -73,7 +75,7 @@ def _handler_of(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
             real = self._passed_on(body) if answers in {WELL, SWALLOWED} else None
             if answers == WELL and real is not None:
                 self._answer(*real)
-            elif (bad := BAD_ANSWERS[answers]) is not None:
+            elif (bad := _ANSWERS[answers]) is not None:
                 self._answer(*bad)
             while answers == "nothing" and proxy.answers == answers and not proxy.is_over.wait(0.05):
                 pass  # The connection stays open, so that the client waits.
