@@ -1,6 +1,8 @@
 """A tracking server for several people, on PostgreSQL: what ``docs/server.md`` says, and that nothing is lost there."""
 
 import base64
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +43,8 @@ KNOWS_THEM = {".pgpass"}
 """Files in which the page itself puts a password."""
 STEPLR = "experiment=steplr tracking.keep_spool=true"
 
+Said = subprocess.CompletedProcess[str]
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -55,7 +59,7 @@ def commands(place: Place) -> Iterator[set[str]]:
     is_over = threading.Event()
 
     def look() -> None:
-        while not is_over.wait(0.1):
+        while not is_over.wait(0.25):
             for pid in place.processes_in(place.folder):
                 try:
                     seen.add(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
@@ -140,43 +144,44 @@ def folder_of(server: TeamServer, name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(server: TeamServer) -> list[str]:
-    """Trainings and sweeps with a password in the environment, as the page has it, in a URI of a server, and in one of
-    the database itself; what they printed. Their spools are kept.
+def trained(server: TeamServer) -> dict[str, Said]:
+    """Trainings and sweeps with a password in the environment, as the page has it, in the URI of a server, and in that
+    of the database itself, and with a wrong one; what they said. Their spools are kept.
     """
     (as_on_the_page,) = PAGE.commands("Train")
-    read_uri = "read -rs MLFLOW_TRACKING_URI; export MLFLOW_TRACKING_URI; unset MLFLOW_TRACKING_USERNAME"
-    in_uri = [
-        read_uri,
-        f"python train.py tracking=server {STEPLR} tracking.experiment=by_uri",
-        f"python train.py -m tracking=server {STEPLR} tracking.experiment=by_uri scheduler.gamma=0.2,0.3",
-    ]
-    to_database = [read_uri, f"python train.py {STEPLR} tracking.experiment=database"]
-    of_database = f"postgresql://mlflow:{ROLE}@127.0.0.1:{server.postgres.port}/mlflow"
-    jobs = [
-        ("page", as_on_the_page.replace("tracking=server", "tracking=server tracking.keep_spool=true"), ADA),
-        ("uri", "\n".join(in_uri), server.as_user("ada", ADA)),
-        ("database", "\n".join(to_database), of_database),
-    ]
+    read_uri = "read -rs MLFLOW_TRACKING_URI; export MLFLOW_TRACKING_URI; unset MLFLOW_TRACKING_USERNAME\n"
+    by_uri = f"python train.py tracking=server {STEPLR} tracking.experiment=by_uri\n"
+    address = f"export MLFLOW_TRACKING_URI={server.uri}; read -rs MLFLOW_TRACKING_PASSWORD\n"
+    jobs = {
+        "page": (as_on_the_page.replace("tracking=server", "tracking=server tracking.keep_spool=true"), ADA),
+        "uri": (
+            f"{read_uri}{by_uri}{by_uri.replace('train.py', 'train.py -m scheduler.gamma=0.2,0.3')}",
+            server.as_user("ada", ADA),
+        ),
+        "database": (
+            f"{read_uri}python train.py {STEPLR} tracking.experiment=database",
+            f"postgresql://mlflow:{ROLE}@127.0.0.1:{server.postgres.port}/mlflow",
+        ),
+        "refused": (f"{address}python train.py tracking=server {STEPLR} tracking.when_unreachable=spool", WRONG),
+    }
 
-    def run(job: tuple[str, str, str]) -> str:
-        name, script, answer = job
+    def run(name: str) -> Said:
+        script, answer = jobs[name]
         done = server.type(script, f"{answer}\n", folder_of(server, name))
-        said = done.stdout + done.stderr
-        (server.folder.parent / f"{name}.said").write_text(said)
-        assert done.returncode == 0, said
-        return said
+        (server.folder.parent / f"{name}.said").write_text(done.stdout + done.stderr)
+        return done
 
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(run, jobs))
+        return dict(zip(jobs, pool.map(run, jobs), strict=True))
 
 
 def test_what_the_page_says_trains_and_sweeps(
-    trained: list[str], store: PostgresStore, login: Callable[..., None], lrtape: Callable[..., tuple[int, str]]
+    trained: dict[str, Said], store: PostgresStore, login: Callable[..., None], lrtape: Callable[..., tuple[int, str]]
 ) -> None:
     """Every row of the training is there, once, and what torch's scheduler used; tape and config came back through the
     server. The sweep has a parent and two children, each with its ten steps, and a report.
     """
+    assert trained["page"].returncode == 0, trained["page"].stderr
     login("ada", ADA)
     tags = {run_id: store.tags(run_id) for run_id in store.run_ids_of("lrtape")}
     (alone,) = [run_id for run_id, its in tags.items() if its.get("lrtape.steps") == "460"]
@@ -209,11 +214,11 @@ def steplr() -> Truth:
     return Truth({"lr/all": used})
 
 
-def test_where_a_password_stands_in_the_uri_all_is_the_same(trained: list[str], store: PostgresStore) -> None:
+def test_where_a_password_stands_in_the_uri_all_is_the_same(trained: dict[str, Said], store: PostgresStore) -> None:
     """A training, a sweep, and a training into the database itself, each with its rows; what is printed leads to the
     server without the password, and without anything in its place.
     """
-    _, by_uri, by_database = trained
+    by_uri, by_database = trained["uri"].stdout, trained["database"].stdout
     (direct,) = store.run_ids_of("database")
     assert len(store.values(direct)) == 10
     assert 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"' in by_database
@@ -229,33 +234,44 @@ def prove(*verdicts: Verdict) -> None:
     assert not complaints, "\n".join(complaints)
 
 
-def test_eight_trainings_at_once_a_death_and_a_server_that_is_killed(server: TeamServer, place: Place) -> None:
-    """By `attach`, in loops of their own: in their midst one trainer and the server get a SIGKILL, and the server is
-    started again as on the page. Nothing is lost, doubled or wrong, nobody warns, all that live compute the same, and
-    the run of the dead one is KILLED.
+@pytest.fixture(scope="module")
+def at_once(server: TeamServer, place: Place) -> list[LoopTraining]:
+    """Eight trainings by `attach`, in loops of their own, begun at the same time; each waits in its midst, when it has
+    stored something. The last one waits only some seconds for the rest to be stored.
     """
-    names = [f"loop-{index}" for index in range(N_AT_ONCE)]
     trainings = [
-        LoopTraining(place, name, server.store, N_STEPS, uri=server.uri, pauses=[N_STEPS // 2]) for name in names
+        LoopTraining(place, f"loop-{index}", server.store, N_STEPS, *options, uri=server.uri, pauses=[N_STEPS // 2])
+        for index, options in enumerate([()] * (N_AT_ONCE - 1) + [IMPATIENT])
     ]
     for training in trainings:
         training.wait_for_pause()
-    *living, dead = trainings
+    return trainings
+
+
+def test_a_death_and_an_upgrade_cost_nothing(server: TeamServer, at_once: list[LoopTraining]) -> None:
+    """One of eight trainings at once is killed, and so is the server, which is started again after the upgrade of the
+    page, when the others have made their last step. Nothing is lost, doubled or wrong, nobody warns, all that live
+    compute the same, and the run of the dead one is KILLED.
+    """
+    dead, *living = at_once[:-1]
     server.kill()
     dead.kill()
     for training in living:
         training.go_on()
+    _, upgrade = PAGE.commands("Backup and upgrade")
+    upgraded = server.type(upgrade)
+    assert upgraded.returncode == 0, upgraded.stderr
     for training in living:
         training.wait_for_note("stopping")
     server.start()
     for training in living:
         training.wait()
-    verdicts = [judge("in the midst", training, result=living[0].result) for training in living]
+    verdicts = [judge("server away", training, result=living[0].result) for training in living]
     dead.wait_for_shippers()
-    prove(*verdicts, judge("trainer killed", dead, result="", statuses=["KILLED"], exit_code=-9))
+    prove(*verdicts, judge("trainer killed", dead, result="", statuses=["KILLED"], exit_code=-signal.SIGKILL))
 
 
-def test_a_password_that_is_changed_while_training(server: TeamServer, place: Place) -> None:
+def test_a_password_that_is_changed_while_training(server: TeamServer, at_once: list[LoopTraining]) -> None:
     """The training goes on; its end says that the password is refused, and which command sends the rest. With the new
     password that command brings everything.
     """
@@ -263,10 +279,7 @@ def test_a_password_that_is_changed_while_training(server: TeamServer, place: Pl
     def change(password: str) -> None:
         server.as_admin("PATCH", "2.0/mlflow/users/update-password", username="ada", password=password)
 
-    training = LoopTraining(
-        *(place, "revoked", server.store, N_STEPS, *IMPATIENT), uri=server.uri, pauses=[N_STEPS // 2]
-    )
-    training.wait_for_pause()
+    training = at_once[-1]
     change(WRONG)
     training.go_on()
     training.wait(CLOSED_WITHIN_S)
@@ -333,14 +346,11 @@ def test_a_permission_that_is_missing_is_said(
         MlflowRun.create(server.uri, EXPERIMENT)
 
 
-def test_a_training_is_refused_before_it_begins_whatever_is_wrong(server: TeamServer) -> None:
+def test_a_training_is_refused_before_it_begins_whatever_is_wrong(trained: dict[str, Said], server: TeamServer) -> None:
     """`when_unreachable=spool` hides no wrong password: exit code 2, one message, no spool."""
-    folder = folder_of(server, "refused")
-    command = f"read -rs MLFLOW_TRACKING_PASSWORD; python train.py tracking=server {STEPLR}"
-    uri = f"export MLFLOW_TRACKING_URI={server.uri}\n"
-    done = server.type(f"{uri}{command} tracking.when_unreachable=spool", f"{WRONG}\n", folder)
-    assert (done.returncode, "(401)" in done.stderr) == (EXIT_REFUSED, True), done.stderr
-    assert not list((folder / ".lrtape").glob("*/spool"))
+    refused = trained["refused"]
+    assert (refused.returncode, "(401)" in refused.stderr) == (EXIT_REFUSED, True), refused.stderr
+    assert not list((server.folder.parent / "refused" / ".lrtape").glob("*/spool"))
 
 
 def test_a_server_that_is_none_or_too_old_is_said(
@@ -377,17 +387,16 @@ def test_a_database_that_refuses_is_said_at_once(server: TeamServer) -> None:
     assert time.monotonic() - begin < 20
 
 
-def test_backup_upgrade_and_no_password_anywhere(
-    server: TeamServer, place: Place, trained: list[str], commands: set[str]
+def test_a_backup_and_no_password_anywhere(
+    server: TeamServer, place: Place, trained: dict[str, Said], commands: set[str]
 ) -> None:
-    """What the page says of backups and upgrades works. No password that was used in this module stands in a file
+    """The backup of the page works. No password that was used in this module stands in a file
     (spools, logs, configs, checkpoints, artifacts, what was printed), in the dumps of both databases, or on a command
     line.
     """
-    server.kill()
-    for block in PAGE.commands("Backup and upgrade"):
-        done = server.type(block)
-        assert done.returncode == 0, done.stderr
+    backup, _ = PAGE.commands("Backup and upgrade")
+    done = server.type(backup)
+    assert done.returncode == 0, done.stderr
 
     secrets = [password.encode() for password in PASSWORDS]
     secrets += [base64.b64encode(b"ada:" + ADA.encode()), base64.b64encode(ADA.encode())]
