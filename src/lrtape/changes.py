@@ -38,9 +38,9 @@ class Changes:
         limit: how many are kept.
         kept: the first of them, in order; `all` has the one that is under way, too.
         n_left_out: how many more there were.
-        drops: the steps of the first drops, in order. A drop is a fall of the lr within one step after
-            which it is held; or to `STEEP` of itself at most, where it was held before, or where the step before was such
-            a drop. The end of a cosine, which falls ever more steeply, is none.
+        drops: the steps of the first drops, in order. A drop is a fall of the lr within one step after which it is
+            held; or to `STEEP` of itself at most, where it was held before, or where the step before was such a drop.
+            The end of a cosine, which falls ever more steeply, is none.
         n_drops: how many there were.
     """
 

@@ -98,7 +98,8 @@ def _first_line(summary: Summary, about: About, verdict: str) -> str:
 
 def _length(summary: Summary, about: About) -> str:
     n_groups = len(summary.groups)
-    of = f" of {about.n_planned:,}" if about.n_planned is not None and about.n_planned != summary.n_steps else ""
+    is_short = about.n_planned is not None and about.n_planned > summary.n_steps  # one that is resumed may be longer
+    of = f" of {about.n_planned:,}" if is_short else ""
     how = {"KILLED": "; the training was killed", "FAILED": "; the training failed"}.get(about.status, "")
     return f"{n_groups} param group{'' if n_groups == 1 else 's'}, {summary.n_steps:,}{of} optimizer steps{how}"
 

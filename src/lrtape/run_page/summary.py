@@ -116,7 +116,7 @@ class Summary:
         if self._kept is None:
             return ""
         tape = Tape.union([Tape.of(self._others), self._kept.tape()])
-        for finding in check(tape, Plan(n_steps or self.n_steps, lr_log10=lr_log10)) if tape else ():
+        for finding in check(tape, Plan(max(n_steps or 1, self.n_steps), lr_log10=lr_log10)) if tape else ():
             self._find(finding)
         return verdict_on(self.findings)
 
