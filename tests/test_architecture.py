@@ -26,6 +26,7 @@ LAYERS = [
         "colors",
         "changes",
         "lines",
+        "markdown",
         "recording_options",
     ],
     [

@@ -40,7 +40,7 @@ def steplr_by_torch_alone(lr: float, step_size: int, n_epochs: int) -> list[floa
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_main_job_records_every_lr_of_every_group(command: str, tmp_path: Path) -> None:
-    """`... scheduler=steplr`: in the time of a coffee, 95 % of the digits right, and each row equal to what torch used."""
+    """`... scheduler=steplr`: 95 % of the digits right, and each row equal to what torch used."""
     begin = time.monotonic()
     out = run(command, tmp_path, "scheduler=steplr", "param_groups=layerwise", "param_groups.factors=[0.1,1.0,0.5]")
     seconds = time.monotonic() - begin

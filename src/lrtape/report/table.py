@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrtape.leaderboard import Leaderboard
+from lrtape.markdown import table as markdown_table
 from lrtape.report.verdict import result
 from lrtape.standing import Standing
 from lrtape.tape import Status
@@ -14,8 +15,6 @@ from lrtape.tape import Status
 MAX_NOTE_CHARACTERS = 100
 MAX_LINES = 40
 """On a terminal."""
-_SPACE = "&emsp;"
-"""Between columns: MLflow (3.17) sets them without any."""
 
 
 def columns_of(board: Leaderboard) -> list[str]:
@@ -50,8 +49,7 @@ def markdown(board: Leaderboard, max_rows: int) -> str:
     for point in points[:max_rows]:
         name = f"**{point.name}**" if point.rank == 1 else point.name
         rows.append((place(point), name, result(point), _seeds(point), note(point)))
-    lines = [f"| {' | '.join(cell.replace('|', '/') + _SPACE for cell in row)} |" for row in rows]
-    lines.insert(1, "|---:|:---|:---|:---|:---|")
+    lines = markdown_table(rows, "|---:|:---|:---|:---|:---|")
     if len(points) > max_rows:
         lines.append(f"\n{len(points) - max_rows} more points are in leaderboard.csv.")
     return "\n".join(lines)

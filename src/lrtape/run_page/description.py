@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lrtape.lines import format_lr
+from lrtape.markdown import table
 from lrtape.run_page.group_summary import GroupSummary
 from lrtape.run_page.summary import Summary
 from lrtape.tape import Finding
@@ -23,9 +24,7 @@ _MAX_GROUPS = 16
 _MAX_FINDINGS = 6
 _MAX_FINDING_CHARACTERS = 700
 _MAX_DROPS = 4
-_SPECIAL = re.compile(r"([\\*_\[\]<>#|])")
-_SPACE = "&emsp;"
-"""Between columns: MLflow (3.17) sets them without any."""
+_SPECIAL = re.compile(r"([\\*_\[\]<>#])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +108,7 @@ def _table(groups: Sequence[GroupSummary]) -> str:
     for group in groups[:_MAX_GROUPS]:
         lrs = [format_lr(lr) if group.n_steps else "" for lr in (group.first, group.peak, group.last)]
         rows.append((_plain(group.name), *lrs, _drops(group), _frozen(group)))
-    lines = [f"| {' | '.join(cell + _SPACE for cell in row)} |" for row in rows]
-    lines.insert(1, "|:---|:---|:---|:---|:---|:---|")
+    lines = table(rows, "|:---|:---|:---|:---|:---|:---|")
     if len(groups) > _MAX_GROUPS:
         lines.append(f"\n{len(groups) - _MAX_GROUPS} more groups are in the picture and among the metrics.")
     return "\n".join(lines)

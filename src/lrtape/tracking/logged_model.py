@@ -117,7 +117,7 @@ def _save(new: Path, form: str, model: "nn.Module", inputs: "Tensor", expected: 
     # mlflow 3.7 has no other format than pickle, and no name for it.
     formats = "serialization_format" in inspect.signature(mlflow.pytorch.save_model).parameters
     if form == PT2 and not formats:
-        raise NotImplementedError("this version of mlflow cannot store a graph")
+        raise RuntimeError("this version of mlflow cannot store a graph")
     if form == PICKLE:
         requirements.append(f"cloudpickle=={version('cloudpickle')}")
         if any(type(part).__module__.startswith("lrtape.") for part in model.modules()):
