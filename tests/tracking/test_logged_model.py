@@ -141,6 +141,10 @@ def test_a_model_that_no_graph_can_stand_for_is_pickled_with_its_modules(
     monkeypatch.chdir(here)
     monkeypatch.syspath_prepend(here)
     net = importlib.import_module("my_net").Net().eval()
+    for name in ("my_net", "my_parts"):
+        monkeypatch.setitem(
+            sys.modules, name, sys.modules.pop(name)
+        )  # gone afterwards: other tests have such modules, too
     inputs = torch.tensor([[0.1, 0.2], [0.3, -0.4]])
     form = save_model(tmp_path / "model", net, inputs, ModelNote(0, STEP))
     torch.save(inputs, elsewhere / "numbers.pt")
