@@ -304,9 +304,10 @@ def test_a_wrong_password_is_said_by_every_command(
 
 
 def test_what_mlflow_prints_at_the_end_of_a_run_has_no_password(
-    server: TeamServer, capsys: pytest.CaptureFixture[str]
+    server: TeamServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its "View run ... at" is a link that works for whoever reads it."""
+    """Its "View run ... at", in a loop of one's own, is a link that works for whoever reads it."""
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)  # our commands print their own
     run = MlflowRun.create(server.as_user("ada", ADA), EXPERIMENT)
     run.finish(Status.FINISHED)
     said = capsys.readouterr().out
