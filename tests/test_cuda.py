@@ -1,4 +1,4 @@
-"""On a GPU, no step of the training waits for it. ``python scripts/bench_cuda.py`` says what recording costs there."""
+"""On a GPU, no step of the training waits for it. ``python benchmarks/cuda.py`` says what recording costs there."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, SupportsFloat, TypeGuard

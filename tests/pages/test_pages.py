@@ -81,14 +81,18 @@ RULES = (
     only(Shell.nothing, r"ray start ", "tests/e2e/test_ray.py"),  # ray is not installed beside the rest
     only(Shell.read_mlflow, r"mlflow (server|ui)", "tests/e2e/rig/store.py"),
     only(Shell.read_torchrun, r"torchrun .*train", "tests/e2e/test_ddp.py"),
-    only(Shell.read_torchrun, r"torchrun .*scripts/bench_ranks\.py", "benchmarks"),
+    only(Shell.read_torchrun, r"torchrun .*benchmarks/ranks\.py", "benchmarks"),
     only(Shell.compose, rf"{TRAIN} .*hydra/launcher=lrtape_slurm", "tests/e2e/test_slurm.py"),
     only(Shell.compose, rf"{TRAIN} .*hydra/launcher=lrtape_ray", "tests/e2e/test_ray.py"),
     only(Shell.compose, rf"{TRAIN} .*trainer\.resume=", "tests/app/test_resume.py"),  # needs a stopped training
     only(plan, rf"{TRAIN} .*(-m|--multirun) \S", "tests/e2e/test_sweep.py"),
     only(Shell.compose, rf"{SWEEP_COMMAND} --resume ", "tests/e2e/test_sweep.py"),
     only(plan, rf"{SWEEP_COMMAND} \w", "tests/e2e/test_sweep.py"),
-    only(Shell.read_arguments, r"python scripts/(bench_|torture|compare_monitors|false_leads)", "benchmarks"),
+    only(
+        Shell.read_arguments,
+        r"python (benchmarks/\w+|scripts/(torture|compare_monitors|false_leads))\.py",
+        "benchmarks",
+    ),
     only(Shell.read_arguments, r"python scripts/make_screenshots\.py", "docs/images"),
     only(
         Shell.read_arguments, r"python scripts/(gallery|configuration_page)\.py$", "tests/pages/test_written_pages.py"
@@ -286,7 +290,7 @@ def test_what_is_run_elsewhere_is_there() -> None:
         ("Type `lrtape verifi`.", "verifi"),
         ("Type `lrtape preview --proceses 2`.", "proceses"),
         ("Type `python train.py trainer.epoch=2`.", "epoch"),
-        ("Type `python scripts/bench_overhead.py --fast`.", "takes no arguments"),
+        ("Type `python benchmarks/overhead.py --fast`.", "takes no arguments"),
     ],
 )
 def test_what_does_not_run_is_found(text: str, said: str, page: Callable[[str], Page]) -> None:

@@ -1,6 +1,6 @@
 """What ``record=changes`` saves in a very long run.
 
-``python scripts/bench_record.py [N_STEPS] > benchmarks/record-$(date +%F).md``
+``python benchmarks/record.py [N_STEPS] > benchmarks/record-$(date +%F).md``
 
 A loop of a million steps with four param groups and a StepLR that drops the lr ten times, recorded into a real SQLite
 store, with ``record=changes`` and with ``record=every_step``: the rows, how much the store grows, how long it is waited
@@ -66,7 +66,7 @@ def main() -> None:
     n_steps = int(sys.argv[1]) if len(sys.argv) > 1 else N_STEPS
     versions = ", ".join(f"{name} {version(name)}" for name in ("lrtape", "torch", "mlflow", "sqlalchemy"))
     print(f"# What `record=changes` saves, {time.strftime('%F')}\n")
-    print(f"`python scripts/bench_record.py` on {platform.platform()}. Python {platform.python_version()}, {versions}.")
+    print(f"`python benchmarks/record.py` on {platform.platform()}. Python {platform.python_version()}, {versions}.")
     print(f"{n_steps:,} steps of {len(GROUPS)} groups, StepLR with {N_DROPS} drops, SQLite.\n")
     print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What recording costs beside a GPU: ``python scripts/bench_cuda.py > benchmarks/cuda-$(date +%F).md`` (two minutes).
+"""What recording costs beside a GPU: ``python benchmarks/cuda.py > benchmarks/cuda-$(date +%F).md`` (two minutes).
 
 A model whose step takes about 10 ms, with an AdamW of four param groups: recorded and not, in alternating blocks. Once
 with the lr as a number, and once as a tensor on the GPU, as ``capturable`` optimizers have it.

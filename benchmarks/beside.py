@@ -1,4 +1,4 @@
-"""What values beside the lr cost: ``python scripts/bench_beside.py > benchmarks/beside-$(date +%F).md`` (a minute).
+"""What values beside the lr cost: ``python benchmarks/beside.py > benchmarks/beside-$(date +%F).md`` (a minute).
 
 1. CPU time that recording adds to a step of 4 param groups on the training thread: without ``also``, and with all of it
    at steps that are not due. Blocks alternate, so that what else this machine does hits all of them.
@@ -91,7 +91,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp())
     print(f"# What values beside the lr cost, {time.strftime('%Y-%m-%d')}\n")
-    print(f"`python scripts/bench_beside.py` on {os.cpu_count()} cores, {platform.platform()}, one thread for torch.")
+    print(f"`python benchmarks/beside.py` on {os.cpu_count()} cores, {platform.platform()}, one thread for torch.")
     print(f"Python {platform.python_version()}, torch {version('torch')}; no GPU was measured.\n")
 
     print("## CPU time added to a step of 4 groups, on the training thread\n")

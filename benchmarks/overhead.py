@@ -1,4 +1,4 @@
-"""What recording costs: ``python scripts/bench_overhead.py > benchmarks/overhead-$(date +%F).md`` (three minutes).
+"""What recording costs: ``python benchmarks/overhead.py > benchmarks/overhead-$(date +%F).md`` (three minutes).
 
 Three questions, each answered on a real SQLite store with a real shipper where one is involved:
 
@@ -132,7 +132,7 @@ def main() -> None:
     uri = f"sqlite:///{folder}/mlflow.db"
     versions = ", ".join(f"{name} {version(name)}" for name in ("lrtape", "torch", "mlflow", "sqlalchemy", "msgspec"))
     print(f"# What recording costs, {time.strftime('%Y-%m-%d')}\n")
-    print(f"`python scripts/bench_overhead.py` on {os.cpu_count()} cores, {platform.platform()}.")
+    print(f"`python benchmarks/overhead.py` on {os.cpu_count()} cores, {platform.platform()}.")
     print(f"Python {platform.python_version()}, {versions}.\n")
 
     print("## CPU time added to a step, on the training thread\n")

@@ -1,4 +1,4 @@
-"""What several ranks cost a step: ``OMP_NUM_THREADS=1 torchrun --nproc-per-node=2 scripts/bench_ranks.py`` (a minute).
+"""What several ranks cost a step: ``OMP_NUM_THREADS=1 torchrun --nproc-per-node=2 benchmarks/ranks.py`` (a minute).
 
 CPU and wall time that the comparison of the ranks adds to a step, on rank 0 and on the others, by the interval. Nothing
 is kept, so that nothing else is in the figures. Blocks with and without it alternate; the ranks begin each together.

@@ -1,6 +1,6 @@
 """How much faster a sweep of eight points is with two jobs than one at a time, on a machine with two cores or more.
 
-    python scripts/bench_sweep.py --output benchmarks/sweep-DATE.md
+    python benchmarks/sweep.py --output benchmarks/sweep-DATE.md
 
 Each way sweeps the same eight points on a fresh SQLite store, in turn, as often as `--pairs` says. What counts is the
 ratio of the wall times of a pair. Every run of every sweep is looked at: all must be FINISHED, with every step.
@@ -64,7 +64,7 @@ def main() -> None:
     lines = [
         f"# A sweep of {N_POINTS} points, one at a time and with two jobs, {datetime.date.today():%Y-%m-%d}",
         "",
-        f"`python scripts/bench_sweep.py --pairs {given.pairs} --epochs {given.epochs}`; {os.cpu_count()} cores, "
+        f"`python benchmarks/sweep.py --pairs {given.pairs} --epochs {given.epochs}`; {os.cpu_count()} cores, "
         f"{platform.machine()}, Python {platform.python_version()}. {given.epochs} epochs of digits a point, a fresh "
         "SQLite store each; every run FINISHED, with every step.",
         "",

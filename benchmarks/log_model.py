@@ -1,6 +1,6 @@
 """What logging a model costs in a run with a long tape.
 
-``python scripts/bench_log_model.py > benchmarks/log-model-$(date +%F).md``
+``python benchmarks/log_model.py > benchmarks/log_model-$(date +%F).md``
 
 `mlflow.pytorch.log_model` within an active run downloads the whole history of every metric of that run, to link the
 values of one step to the model. Measured on a real SQLite store, with a tape of 100,000 recorded steps: within the run,
@@ -102,9 +102,7 @@ def main() -> None:
             rows.append((n_stored, *others, *(statistics.median(taken) for taken in zip(*by_app, strict=True))))
     packages = ", ".join(f"{name} {version(name)}" for name in ("lrtape", "torch", "mlflow", "sqlalchemy"))
     print(f"# Logging a model in a run with a long tape, {time.strftime('%Y-%m-%d')}\n")
-    print(
-        f"`python scripts/bench_log_model.py` on {platform.platform()}. Python {platform.python_version()}, {packages}."
-    )
+    print(f"`python benchmarks/log_model.py` on {platform.platform()}. Python {platform.python_version()}, {packages}.")
     print(f'Median of {N_REPEATS}; SQLite; one key. "Outside" is what `docs/any_loop.md` recommends.')
     print('"App" is a graph instead of a pickle, is loaded once to compare, and is linked to the values of its step.\n')
     print("| rows in the run | `log_model` within the run | outside, linked to it | app: trainer | app: shipper |")
