@@ -1,8 +1,8 @@
-import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 import lrtape
 from lrtape import companion
+from lrtape.companion_process import EXIT_AGAIN
 from lrtape.recorder import SAMPLE_MASK
 from lrtape.spool import End, SpoolReader
 from lrtape.tape import Status
@@ -22,14 +23,15 @@ DEADLINE_S = 60
 
 
 def shippers(folder: Path) -> list[int]:
-    """The processes that ship a spool in `folder`."""
+    """The processes that ship a spool in `folder`: they have its log open."""
     pids = []
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         try:
+            log = (cmdline.parent / "fd" / "2").readlink()
             words = cmdline.read_bytes().split(b"\0")
         except OSError:
             continue  # others come and go
-        if b"lrtape.companion" in words and str(folder).encode() in b" ".join(words):
+        if b"lrtape.companion" in words and log.is_relative_to(folder):
             pids.append(int(cmdline.parent.name))
     return pids
 
@@ -96,31 +98,31 @@ def test_a_spool_may_be_kept_by_attach(store: str, tmp_path: Path) -> None:
 
 
 def test_the_disk_is_forced_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`fsync_every_s`: the spool's folder once, and the spool itself as long as the process lives."""
+    """`fsync_every_s`: the spool's folder once, and the spool itself as long as the recording goes on."""
     (tmp_path / "spool").write_bytes(b"x")
     forced: list[str] = []
+    is_over = threading.Event()
 
     def fsync(fd: int) -> None:
         forced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         if len(forced) == 4:
-            raise KeyboardInterrupt
+            is_over.set()
 
     monkeypatch.setattr("lrtape.companion.os.fsync", fsync)
-    with pytest.raises(KeyboardInterrupt):
-        companion._fsync(tmp_path / "spool", 0.001)
+    companion._force(tmp_path / "spool", 0.001, is_over)
 
     assert forced == [str(tmp_path), *[str(tmp_path / "spool")] * 3]
 
 
-def test_a_shipper_without_a_trainer_says_so_and_ends(tmp_path: Path) -> None:
-    """Started by hand, with nobody at the other end of the pipe, it does not hang."""
+def test_a_companion_that_nobody_has_started_ends(tmp_path: Path) -> None:
+    """By hand, with nobody at the other end of the pipe, it does not hang, whatever number it is given."""
     out = subprocess.run(
-        [sys.executable, "-m", "lrtape.companion", str(tmp_path)],
-        input=json.dumps({"tracking_uri": "sqlite:///x.db", "writer_pid": 1}),
+        [sys.executable, "-m", "lrtape.companion", "1"],
+        stdin=subprocess.PIPE,
         capture_output=True,
         text=True,
         check=False,
         timeout=DEADLINE_S,
     )
-    assert (out.returncode, out.stdout) == (1, "")
-    assert "FileNotFoundError" in out.stderr
+
+    assert (out.returncode, out.stdout, out.stderr) == (EXIT_AGAIN, "", "")

@@ -21,6 +21,7 @@ from lrtape.app.config import check, sentence
 from lrtape.app.exit_codes import EXIT_INTERRUPTED, MISTAKES, exit_code_of
 from lrtape.app.interrupts import Interrupted
 from lrtape.app.program import program
+from lrtape.companion_process import IDLE_COMPANIONS
 from lrtape.errors import ConfigError
 from lrtape.ranks import these_ranks
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
@@ -37,6 +38,8 @@ _PLAIN_PATH = re.compile(r"[\w./:@%+-]+")
 def _run(cfg: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     settings = check(cfg, Path(hydra_config.runtime.cwd))
+    if settings.tracking.enabled and these_ranks().records:
+        IDLE_COMPANIONS.expect()  # It imports MLflow while this process imports torch.
 
     from lrtape.app.train import train  # late: torch takes a second to import
 
