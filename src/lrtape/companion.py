@@ -23,7 +23,7 @@ import msgspec
 from lrtape.companion_process import EXIT_AGAIN, Answer, Ended, Settings, decode_word
 from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tracking.uri import sqlite_path
+from lrtape.tracking.uri import is_server, sqlite_path
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -127,7 +127,7 @@ def main() -> None:
     os.dup2(_STDERR, _STDOUT)  # Whatever else is printed belongs into the log.
     trainer = Trainer(int(sys.argv[1]))
     with contextlib.suppress(Exception):  # What is wrong is said when there is a log to say it in.
-        importlib.import_module("lrtape.delivery")  # late, and so is what needs it: see above
+        _warm_up()
     stores: dict[Path, tuple[int, int]] = {}
     for _ in range(MAX_RECORDINGS):
         settings = trainer.next_recording()
@@ -141,6 +141,15 @@ def main() -> None:
         if trainer.is_silent:
             return
     sys.exit(EXIT_AGAIN)
+
+
+def _warm_up() -> None:
+    """Import what any recording needs; and, where it goes into a database, what takes MLflow as long again."""
+    for module in ("lrtape.delivery", "pyarrow.parquet"):
+        importlib.import_module(module)
+    if not is_server(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+        importlib.import_module("sqlalchemy.orm").configure_mappers()
 
 
 def _was_replaced(tracking_uri: str, stores: dict[Path, tuple[int, int]]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -64,6 +65,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    _share_configs()
     # As for `python -m`: the user's own models and data are found where the command is started.
     sys.path.insert(0, str(Path.cwd()))
     warnings.formatwarning = _format_warning
@@ -90,6 +92,12 @@ def _main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     finally:
         os.environ.pop(FULL_ERROR, None)
+
+
+def _share_configs() -> None:
+    """Hydra (1.3) copies all configs that Python has registered, to list each group of ``--help``; it changes none."""
+    store = ConfigStore.instance()
+    store.__deepcopy__ = lambda _: store  # type: ignore[attr-defined]
 
 
 def _format_warning(
