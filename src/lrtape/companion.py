@@ -74,12 +74,19 @@ class Trainer:
 
     def is_recording(self, wait_s: float) -> bool:
         """See `lrtape.shipper.Writer`."""
-        if self.last_word is not None:
-            return False
+        if self.last_word is None:
+            self._listen_for(wait_s)
+        return self.last_word is None and not self._is_dead
+
+    def is_alive(self) -> bool:
+        """See `lrtape.shipper.Writer`."""
+        self._listen_for(0.0)
+        return not self._is_dead
+
+    def _listen_for(self, wait_s: float) -> None:
         word = self._next_word(wait_s, waits_in_silence=True)
         if isinstance(word, Ended):
             self.last_word = word.end
-        return word is None and not self._is_dead
 
     def _next_word(self, wait_s: float, waits_in_silence: bool) -> Settings | Ended | None:
         deadline = time.monotonic() + wait_s
