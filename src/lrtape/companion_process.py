@@ -144,6 +144,13 @@ class CompanionProcess:
         with self._process:  # waits, and closes its pipes
             pass
 
+    def forget(self) -> None:
+        """Let go of one that a forked child has inherited: it is its parent's."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None  # noqa: S101 - it was asked for
+            pipe.close()
+        self._process.returncode = 0  # or Popen would warn that it is still running
+
 
 def environment() -> dict[str, str]:
     """Of a companion: that of this process, with MLflow's settings changed."""
@@ -168,15 +175,14 @@ class IdleCompanions:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[CompanionProcess] = []
-        os.register_at_fork(after_in_child=self._forget)
-        atexit.register(self.reset)
+        self._is_registered = False
 
     def expect(self) -> None:
         """See that there is one: a recording is about to begin. Takes a millisecond. Does not raise."""
         with self._lock, contextlib.suppress(OSError):
             self._remove_dead()
             if not self._idle:
-                self._idle.append(CompanionProcess())
+                self._keep(CompanionProcess())
 
     def take(self) -> CompanionProcess:
         """One that is idle, or else a new one.
@@ -191,7 +197,7 @@ class IdleCompanions:
     def give_back(self, companion: CompanionProcess) -> None:
         """Keep one that has answered."""
         with self._lock:
-            self._idle.append(companion)
+            self._keep(companion)
 
     def reset(self) -> None:
         """End them."""
@@ -199,12 +205,20 @@ class IdleCompanions:
             while self._idle:
                 self._idle.pop().kill()
 
+    def _keep(self, companion: CompanionProcess) -> None:
+        if not self._is_registered:
+            self._is_registered = True
+            os.register_at_fork(after_in_child=self._forget)
+            atexit.register(self.reset)
+        self._idle.append(companion)
+
     def _remove_dead(self) -> None:
         self._idle = [companion for companion in self._idle if companion.exit_code is None]
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._idle.clear()
+        while self._idle:
+            self._idle.pop().forget()
 
 
 IDLE_COMPANIONS = IdleCompanions()
