@@ -30,7 +30,7 @@ FIRST_LINE = "trainer.print_every_n_steps=1"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a command takes, in seconds: until its end, until its first line on stdout, and of the CPU."""
+    """What a command takes, in seconds: until its end, until its first line on stdout, and of the CPU with its shipper."""
 
     wall_s: float
     first_line_s: float
@@ -38,7 +38,7 @@ class Cost:
 
 
 def cost(command: Sequence[str], folder: Path) -> Cost:
-    """Run one command of Python's. Of the CPU, what its companion takes is left out: that runs beside it."""
+    """Run one command of Python's."""
     begin = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
