@@ -30,7 +30,7 @@ FIRST_LINE = "trainer.print_every_n_steps=1"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a command takes, in seconds: until its end, until its first line on stdout, and of the CPU with its shipper."""
+    """What a command takes, in seconds: until its end, until its first line, and of the CPU, with its shipper."""
 
     wall_s: float
     first_line_s: float
