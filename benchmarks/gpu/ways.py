@@ -1,17 +1,17 @@
 """Ways to log the lr of every group at every step, into one store."""
 
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import mlflow
 import torch
 from mlflow import MlflowClient
 
-from gpu.training import N_GROUPS, N_WARM, NAMES, Clock, Cost, Log, Training
+from gpu.training import N_WARM, NAMES, Clock, Cost, Training
 from lrtape.attaching import attach
+from lrtape.tape import Status
 from lrtape.tracking.mlflow_run import MlflowRun
 
 
@@ -24,7 +24,7 @@ class Stored(NamedTuple):
 
 
 class Way:
-    """A way to log the lr of every group at every step, into one store.
+    """A way to log the lr of every group at every step, into one store. A context manager: open while it is measured.
 
     Args:
         uri: of the store.
@@ -36,21 +36,22 @@ class Way:
 
     def __init__(self, uri: str, folder: Path, training: Training) -> None:
         self.uri, self.folder, self.training = uri, folder, training
-        self.run_ids: list[str] = []
+        self.logged: dict[str, list[int]] = {}
+        """By the id of a run, how many steps its loops have made, one after the other."""
 
-    @contextmanager
-    def opened(self) -> Iterator[Log | None]:
-        """Opens a run, and closes it when everything is stored."""
-        raise NotImplementedError
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Everything is stored."""
 
     def bare(self, n_steps: int, clock: Clock | None = None) -> Cost:
         """The loop that logs nothing."""
         return self.training.loop(n_steps, clock=clock)
 
     def logging(self, n_steps: int, clock: Clock | None = None) -> Cost:
-        """The same loop, with a run of its own."""
-        with self.opened() as log:
-            return self.training.loop(n_steps, log, clock)
+        """The same loop, which logs."""
+        raise NotImplementedError
 
     def n_waits(self, loop: Callable[[int, Clock | None], Cost], n_steps: int) -> float:
         """How often one of these loops waits for the GPU, in a step."""
@@ -60,27 +61,50 @@ class Way:
             raise RuntimeError("the trace is empty: it lacks the wait at the end of the loop")
         return (clock.n_waits - 1) / n_steps
 
-    def stored(self, n_steps: int) -> Stored:
-        """Of the last run."""
-        client, rows, wrong = MlflowClient(tracking_uri=self.uri), 0, 0
-        n_logged = N_WARM + n_steps
-        for key, used in zip(self.keys, self.training.used(n_steps), strict=True):
-            history = client.get_metric_history(self.run_ids[-1], key)
-            rows += len(history)
-            wrong += sum(not 0 <= row.step < n_logged or row.value != used[row.step] for row in history)
-        return Stored(rows, N_GROUPS * n_logged, wrong)
+    def stored(self) -> Stored:
+        """What all loops together have stored."""
+        client, rows, expected, wrong = MlflowClient(tracking_uri=self.uri), 0, 0, 0
+        for run_id, loops in self.logged.items():
+            used: list[list[float]] = [[] for _ in NAMES]
+            for n_steps in loops:
+                for whole, part in zip(used, self.training.used(n_steps), strict=True):
+                    whole += part
+            for key, lrs in zip(self.keys, used, strict=True):
+                history = client.get_metric_history(run_id, key)
+                rows += len(history)
+                expected += len(lrs)
+                wrong += sum(not 0 <= row.step < len(lrs) or row.value != lrs[row.step] for row in history)
+        return Stored(rows, expected, wrong)
 
 
 class Lrtape(Way):
-    """``attach(optimizer)``, with its shipper process."""
+    """``attach(optimizer)``, with its shipper process, which runs beside the bare loop, too."""
 
-    @contextmanager
-    def opened(self) -> Iterator[Log | None]:
-        """See `Way.opened`."""
-        with MlflowRun.create(self.uri) as run:
-            self.run_ids.append(run.run_id)
-            with attach(self.training.optimizer, run=run, folder=self.folder):
-                yield None
+    def __enter__(self) -> Self:
+        self._run = MlflowRun.create(self.uri)
+        self.logged[self._run.run_id] = []
+        self._session = attach(self.training.optimizer, run=self._run, folder=self.folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+        self._run.finish(Status.FINISHED)
+
+    def bare(self, n_steps: int, clock: Clock | None = None) -> Cost:
+        """See `Way.bare`."""
+        self._session.leave_out(self.training.optimizer)
+        return self.training.loop(n_steps, clock=clock)
+
+    def logging(self, n_steps: int, clock: Clock | None = None) -> Cost:
+        """See `Way.logging`."""
+        self._session.add(self.training.optimizer)
+        self.logged[self._run.run_id].append(n_steps)
+        return self.training.loop(n_steps, clock=clock)
+
+    @property
+    def us_per_step(self) -> float | None:
+        """What recording a step takes, by lrtape's own clock."""
+        return self._session.us_per_step
 
 
 class LogMetrics(Way):
@@ -88,20 +112,28 @@ class LogMetrics(Way):
 
     synchronous = True
 
-    @contextmanager
-    def opened(self) -> Iterator[Log | None]:
-        """See `Way.opened`."""
+    def __enter__(self) -> Self:
         mlflow.set_tracking_uri(self.uri)
-        groups = self.training.optimizer.param_groups
-        with mlflow.start_run() as run:
-            self.run_ids.append(run.info.run_id)
-            yield lambda step: mlflow.log_metrics(
-                {key: float(group["lr"]) for key, group in zip(self.keys, groups, strict=True)},
-                step=step,
-                synchronous=self.synchronous,
-            )
-            if not self.synchronous:
-                mlflow.flush_async_logging()
+        self._run_id = mlflow.start_run().info.run_id
+        self.logged[self._run_id] = []
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.synchronous:
+            mlflow.flush_async_logging()
+        mlflow.end_run()
+
+    def logging(self, n_steps: int, clock: Clock | None = None) -> Cost:
+        """See `Way.logging`."""
+        loops, groups = self.logged[self._run_id], self.training.optimizer.param_groups
+        first = sum(N_WARM + n_before for n_before in loops)
+        loops.append(n_steps)
+
+        def log(step: int) -> None:
+            lrs = {key: float(group["lr"]) for key, group in zip(self.keys, groups, strict=True)}
+            mlflow.log_metrics(lrs, step=first + step, synchronous=self.synchronous)
+
+        return self.training.loop(n_steps, log, clock)
 
 
 class LogMetricsAsync(LogMetrics):
@@ -126,7 +158,7 @@ class Lightning(Way):
         logger = loggers.MLFlowLogger(tracking_uri=self.uri)
         monitor = lightning.callbacks.LearningRateMonitor(logging_interval="step")
         cost = self._fit(n_steps, clock, logger=logger, callbacks=[monitor])
-        self.run_ids.append(logger.run_id)
+        self.logged[logger.run_id] = [n_steps]
         return cost
 
     def _fit(self, n_steps: int, given: Clock | None, **options: Any) -> Cost:
