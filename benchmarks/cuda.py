@@ -138,9 +138,8 @@ def main() -> None:
     begin_ns = time.thread_time_ns()
     for _ in range(1000):
         os.write(descriptor, data)
-    print(
-        f"One bare `os.write` of 60 bytes beside the store, in a loop of nothing else: {(time.thread_time_ns() - begin_ns) / 1e6:.2f} us of CPU.\n"
-    )
+    write_us = (time.thread_time_ns() - begin_ns) / 1e6
+    print(f"One bare `os.write` of 60 bytes beside the store, in a loop of nothing else: {write_us:.2f} us of CPU.\n")
     print("Targets: recording with lrtape adds no wait for the GPU; every row is stored, and none is wrong.")
 
 
