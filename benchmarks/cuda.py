@@ -1,4 +1,4 @@
-"""What recording costs beside a GPU: ``python benchmarks/cuda.py > benchmarks/cuda-$(date +%F).md`` (three minutes).
+"""What recording costs beside a GPU: ``python benchmarks/cuda.py > benchmarks/cuda-$(date +%F).md`` (five minutes).
 
 A training step of about 10 ms, an AdamW with four param groups whose lr changes at every step: the bare loop against
 the same loop with each way to log the lr, in alternation. Once with the lr as a number, and once as a tensor on the

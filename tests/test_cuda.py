@@ -91,12 +91,17 @@ def used_lrs() -> list[float]:
 
 
 def train(optimizer: Optimizer, step: Any, session: Session) -> None:
+    """Waits for the GPU now and then, so that it is never further behind than lrtape lets it be."""
     loss = torch.zeros((), device="cuda")
     for index in range(N_STEPS):
         step()
         session.log("train/loss", loss, index)
         if index % 100 == 99:
             optimizer.param_groups[0]["lr"] *= 0.5
+        if index % 25 == 24:
+            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
 
 
 def test_waiting_is_noticed() -> None:
@@ -317,7 +322,7 @@ def test_ddp_on_a_gpu(
     """
     (tmp_path / "loop.py").write_text(textwrap.dedent(NCCL))
     process: subprocess.Popen[str] = start_process(
-        *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n_ranks}", "loop.py"),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_ranks}", "loop.py"),
         BACKEND=backend,
         DIFFERENCE=str(difference),
         MLFLOW_TRACKING_URI=store,
@@ -355,7 +360,8 @@ WORLD = """
 def test_the_process_group_of_the_app(tmp_path: Path, start_process: Any) -> None:
     """Gradients go by nccl and what is said by gloo, in one group; here with the single rank that one GPU allows."""
     (tmp_path / "world.py").write_text(textwrap.dedent(WORLD))
-    process = start_process(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1", "world.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "world.py"]
+    process = start_process(*command)
     out, err = process.communicate(timeout=120)
 
     assert (process.returncode, out.strip().splitlines()[-1:]) == (0, ["done"]), err
