@@ -1,81 +1,146 @@
-"""What recording costs beside a GPU: ``python benchmarks/cuda.py > benchmarks/cuda-$(date +%F).md`` (two minutes).
+"""What recording costs beside a GPU: ``python benchmarks/cuda.py > benchmarks/cuda-$(date +%F).md`` (five minutes).
 
-A model whose step takes about 10 ms, with an AdamW of four param groups: recorded and not, in alternating blocks. Once
-with the lr as a number, and once as a tensor on the GPU, as ``capturable`` optimizers have it.
+A training step of about 10 ms, an AdamW with four param groups whose lr changes at every step: the bare loop against
+the same loop with each way to log the lr, in alternation. Once with the lr as a number, and once as a tensor on the
+GPU, as ``capturable`` optimizers have it. Everything goes into a real SQLite store of MLflow's, and is read back.
+
+The loop waits for the GPU after every fifth step, as one does that shows its loss then: so the GPU's queue never fills,
+where launching would wait, too. CPU time is that of the training thread outside of these waits. A run is opened before
+the first loop and closed behind the last one (Lightning opens one for each), and the clock begins after 20 steps.
 """
 
+import argparse
+import os
+import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from lrtape.keys import Keys
-from lrtape.recorder import Recorder
-from lrtape.spool import Header, SpoolWriter
+from gpu.training import N_WARM, Training, width_of_step
+from gpu.ways import Lightning, LogMetrics, LogMetricsAsync, Lrtape, Way
 
 STEP_S = 10e-3
-N_BLOCKS = 20
-N_STEPS = 100
+N_TRACED = 20
+"""Steps in which the waits are counted."""
+KINDS = ("a number", "a tensor on the GPU")
+WAYS: dict[str, tuple[type[Way], int]] = {
+    "lrtape": (Lrtape, 9),
+    "`mlflow.log_metrics` at every step": (LogMetrics, 5),
+    "`mlflow.log_metrics(synchronous=False)`": (LogMetricsAsync, 5),
+    "Lightning `LearningRateMonitor` + `MLFlowLogger`": (Lightning, 5),
+}
+"""With the number of pairs."""
 
 
-def training(lr: float | torch.Tensor, width: int, depth: int) -> tuple[torch.optim.Optimizer, nn.Module, torch.Tensor]:
-    """An optimizer of four groups, its model and a batch, on the GPU."""
-    layers = [nn.Linear(width, width, bias=False) for _ in range(depth)]
-    model = nn.Sequential(*layers).cuda()
-    parts = [[layer] for layer in layers[:3]] + [layers[3:]]
-    groups = [
-        {"params": [param for layer in part for param in layer.parameters()], "name": f"part{index}"}
-        for index, part in enumerate(parts)
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, capturable=isinstance(lr, torch.Tensor))
-    return optimizer, model, torch.randn(256, width, device="cuda")
+def quartiles(values: list[float], digits: int, unit: str = "") -> str:
+    """Median, and lower to upper quartile."""
+    lower, middle, upper = statistics.quantiles(values, n=4)
+    return f"{middle:.{digits}f}{unit} ({lower:.{digits}f} to {upper:.{digits}f})"
 
 
-def block(optimizer: torch.optim.Optimizer, model: nn.Module, batch: torch.Tensor) -> float:
-    """Milliseconds a step."""
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(N_STEPS):
-        optimizer.zero_grad()
-        model(batch).square().mean().backward()
-        optimizer.step()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / N_STEPS * 1e3
+def row(name: str, way: Way, n_pairs: int, n_steps: int) -> str:
+    """A line of the table."""
+    added, ratios = [], []
+    n_waits = "not traced"
+    with way:
+        way.logging(n_steps)
+        way.bare(n_steps)
+        for index in range(n_pairs):
+            pair = [way.bare, way.logging] if index % 2 else [way.logging, way.bare]
+            costs = {loop: loop(n_steps) for loop in pair}
+            bare, logging = costs[way.bare], costs[way.logging]
+            added.append((logging.cpu_s - bare.cpu_s) * 1e6)
+            ratios.append(logging.wall_s / bare.wall_s)
+        if way.training.device == "cuda":
+            by_bare, by_logging = (way.n_waits(loop, N_TRACED) for loop in (way.bare, way.logging))
+            n_waits = f"{by_logging - by_bare:.2f} (without: {by_bare:.2f})"
+        own = f" (by its own clock {way.us_per_step or 0:.1f} us)" if isinstance(way, Lrtape) else ""
+    stored = way.stored()
+    return (
+        f"| {name} | {quartiles(added, 1, ' us')}{own} | {quartiles(ratios, 4)} | {n_waits} "
+        f"| {stored.n_rows} of {stored.n_expected} | {stored.n_wrong} |"
+    )
+
+
+def driver() -> str:
+    """Of the GPU."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
+
+
+def of_package(name: str) -> str:
+    """Name and version."""
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name} is not installed"
 
 
 def main() -> None:
     """Measure, and print."""
-    if not torch.cuda.is_available():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda", help="cpu, to try this script where there is no GPU")
+    parser.add_argument("--steps", type=int, default=40, help="of a loop")
+    parser.add_argument("--pairs", type=int, default=0, help="of loops, instead of the numbers below")
+    parser.add_argument("--step-s", type=float, default=STEP_S, help="that a step takes, about")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("not run: torch finds no CUDA")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    packages = ("lrtape", "torch", "mlflow", "sqlalchemy", "msgspec", "lightning")
+    gpu = "No GPU"
+    if options.device == "cuda":
+        gpu = f"{torch.cuda.get_device_name()}, driver {driver()}, CUDA {torch.version.cuda}"
     print(f"# Recording beside a GPU, {time.strftime('%Y-%m-%d')}\n")
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; median of {N_BLOCKS} pairs of {N_STEPS} steps\n")
-    print("| lr | ms a step | with lrtape | ratio, quartiles |\n|---|---|---|---|")
-    width, depth = 2048, 4
-    optimizer, model, batch = training(1e-4, width, depth)
-    block(optimizer, model, batch)
-    depth = max(4, round(depth * STEP_S * 1e3 / block(optimizer, model, batch)))
-    for name, lr in (("a number", 1e-4), ("a tensor on the GPU", torch.tensor(1e-4, device="cuda"))):
-        optimizer, model, batch = training(lr, width, depth)
-        block(optimizer, model, batch)
-        with tempfile.TemporaryDirectory() as folder:
-            recorder = Recorder(optimizer, 0, Keys())
-            writer = SpoolWriter(Path(folder) / "spool", Header("run", False, "uri", 1))
-            bare, recorded, ratios = [], [], []
-            for _ in range(N_BLOCKS):
-                bare.append(block(optimizer, model, batch))
-                recorder.start(writer)
-                recorded.append(block(optimizer, model, batch))
-                recorder.stop()
-                ratios.append(recorded[-1] / bare[-1])
-        lower, middle, upper = statistics.quantiles(ratios, n=4)
+    print(f"`python {' '.join(['benchmarks/cuda.py', *sys.argv[1:]])}`. {gpu}.")
+    print(f"{os.cpu_count()} cores, {platform.platform()}.")
+    print(f"Python {platform.python_version()}, {', '.join(map(of_package, packages))}.\n")
+    folder = Path(tempfile.mkdtemp())
+    uri = f"sqlite:///{folder}/mlflow.db"
+    width = width_of_step(options.device, options.step_s)
+    started = time.perf_counter()
+    for kind in KINDS:
+        training = Training(options.device, width, on_device=kind == KINDS[1])
+        training.loop(options.steps)
+        alone = [training.loop(options.steps) for _ in range(3)]
+        cpu, wall = (statistics.median(cost) * 1e3 for cost in zip(*alone, strict=True))
+        print(f"## The lr is {kind}\n")
         print(
-            f"| {name} | {statistics.median(bare):.3f} | {statistics.median(recorded):.3f} "
-            f"| {middle:.4f} ({lower:.4f} to {upper:.4f}) |"
+            f"Four layers of {width} x {width}, a batch of 256; the bare step takes {wall:.2f} ms, and {cpu:.2f} ms of "
+            f"CPU. Loops of {options.steps} steps, after {N_WARM} others, in alternation; the median of the pairs, "
+            "and quartiles.\n"
         )
+        print(
+            "| | CPU added to a step, on the training thread | wall time of a step, with / without "
+            "| waits for the GPU added to a step | rows stored | of these wrong |"
+        )
+        print("|---|---|---|---|---|---|", flush=True)
+        for name, (way, n_pairs) in WAYS.items():
+            try:
+                line = row(name, way(uri, folder / "spools", training), options.pairs or n_pairs, options.steps)
+            except Exception as error:  # noqa: BLE001 - one that does not run here is a result, too
+                why = " ".join(str(error).split())[:200]
+                line = f"| {name} | does not run: {type(error).__name__}: {why} | | | | |"
+            print(line, flush=True)
+            print(f"{time.perf_counter() - started:.0f} s: {name}, {kind}", file=sys.stderr)
+        print()
+    descriptor, data = os.open(folder / "floor", os.O_WRONLY | os.O_CREAT | os.O_APPEND), bytes(60)
+    begin_ns = time.thread_time_ns()
+    for _ in range(1000):
+        os.write(descriptor, data)
+    write_us = (time.thread_time_ns() - begin_ns) / 1e6
+    print(f"One bare `os.write` of 60 bytes beside the store, in a loop of nothing else: {write_us:.2f} us of CPU.\n")
+    print("Targets: recording with lrtape adds no wait for the GPU; every row is stored, and none is wrong.")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class _CudaArrival:
             else:
                 self._numbers.append(float(value))
         self._copies: list[tuple[list[int], Tensor, torch.cuda.Event]] = []
+        self._is_here = False
         for device, held in by_device.items():
             indices, tensors = zip(*held, strict=True)
             # Into pinned memory: torch allocates it for a copy that does not block.
@@ -60,11 +61,13 @@ class _CudaArrival:
             self._copies.append((list(indices), copy, event))
 
     def is_here(self) -> bool:
-        return all(event.query() for _, _, event in self._copies)  # type: ignore[no-untyped-call]
+        self._is_here = self._is_here or all(event.query() for _, _, event in self._copies)  # type: ignore[no-untyped-call]
+        return self._is_here
 
     def numbers(self) -> list[float]:
         for indices, copy, event in self._copies:
-            event.synchronize()
+            if not self._is_here:
+                event.synchronize()
             for index, number in zip(indices, copy.tolist(), strict=True):
                 self._numbers[index] = number
         self._copies = []

@@ -171,6 +171,7 @@ class Shell:
                     sweep(arguments, SWEEPS[0])
                 case ["python", script, *arguments]:
                     sys.argv = [script, *arguments]
+                    sys.path.insert(0, str((ROOT / script).parent))  # as python does, and run_path does not
                     runpy.run_path(str(ROOT / script), run_name="__main__")
                 case ["lrtape", *_]:
                     lrtape()
