@@ -252,6 +252,9 @@ class ScriptedWriter:
             self.spool.write(self._script.pop(0))
         return bool(self._script)
 
+    def is_alive(self) -> bool:
+        return bool(self._script)
+
 
 def test_a_growing_spool_is_followed_until_its_end(tmp_path: Path) -> None:
     """Points arrive while the writer lives, and the shipper stops at the end without being told otherwise."""

@@ -1,10 +1,16 @@
-import json
+import contextlib
+import http.server
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from http import HTTPStatus
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,24 +18,32 @@ from mlflow import MlflowClient
 
 import lrtape
 from lrtape import companion
+from lrtape.companion_process import EXIT_AGAIN, IDLE_COMPANIONS
 from lrtape.recorder import SAMPLE_MASK
-from lrtape.spool import End, SpoolReader
-from lrtape.tape import Status
+from lrtape.recording_options import RecordingOptions
+from lrtape.session import open_session
+from lrtape.shipper_process import ShipperProcess
+from lrtape.spool import End, Header, SpoolReader, SpoolWriter
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Group, GroupLayout, Record, Status
 from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.planned_run import PlannedRun
+from lrtape.tracking.uri import sqlite_path
 
 DEADLINE_S = 60
 
 
 def shippers(folder: Path) -> list[int]:
-    """The processes that ship a spool in `folder`."""
+    """The processes that ship a spool in `folder`: they have its log open."""
     pids = []
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         try:
+            log = (cmdline.parent / "fd" / "2").readlink()
             words = cmdline.read_bytes().split(b"\0")
         except OSError:
             continue  # others come and go
-        if b"lrtape.companion" in words and str(folder).encode() in b" ".join(words):
+        if b"lrtape.companion" in words and log.is_relative_to(folder):
             pids.append(int(cmdline.parent.name))
     return pids
 
@@ -96,31 +110,177 @@ def test_a_spool_may_be_kept_by_attach(store: str, tmp_path: Path) -> None:
 
 
 def test_the_disk_is_forced_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`fsync_every_s`: the spool's folder once, and the spool itself as long as the process lives."""
+    """`fsync_every_s`: the spool's folder once, and the spool itself as long as the recording goes on."""
     (tmp_path / "spool").write_bytes(b"x")
     forced: list[str] = []
+    is_over = threading.Event()
 
     def fsync(fd: int) -> None:
         forced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         if len(forced) == 4:
-            raise KeyboardInterrupt
+            is_over.set()
 
     monkeypatch.setattr("lrtape.companion.os.fsync", fsync)
-    with pytest.raises(KeyboardInterrupt):
-        companion._fsync(tmp_path / "spool", 0.001)
+    companion._force(tmp_path / "spool", 0.001, is_over)
 
     assert forced == [str(tmp_path), *[str(tmp_path / "spool")] * 3]
 
 
-def test_a_shipper_without_a_trainer_says_so_and_ends(tmp_path: Path) -> None:
-    """Started by hand, with nobody at the other end of the pipe, it does not hang."""
+def companions() -> set[int]:
+    """Those of this process, idle or not, and alive."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            is_mine = f"PPid:\t{os.getpid()}\n" in status.read_text()
+            if is_mine and b"lrtape.companion" in (status.parent / "cmdline").read_bytes():
+                found.add(int(status.parent.name))
+        except OSError:
+            continue  # others come and go
+    return found
+
+
+def started_companions(n: int = 1) -> set[int]:
+    """Waits until there are `n`: a process that has just been started has no words yet."""
+    deadline = time.monotonic() + DEADLINE_S
+    while len(found := companions()) < n and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture
+def no_companion() -> None:
+    """None is left over from other tests."""
+    IDLE_COMPANIONS.reset()
+
+
+def make_a_step(run: MlflowRun) -> None:
+    optimizer = sgd()
+    with lrtape.attach(optimizer, run=run):
+        optimizer.step()
+
+
+def rows_of(run: MlflowRun) -> int:
+    """By a connection of its own."""
+    path = sqlite_path(run.tracking_uri)
+    assert path is not None
+    with contextlib.closing(sqlite3.connect(path)) as store:
+        (count,) = store.execute(f"select count(*) from metrics where run_uuid = '{run.run_id}'").fetchone()
+    return int(count)
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_one_companion_ships_one_recording_after_another(store: str) -> None:
+    """Each into its own run; to start one, which takes seconds, is done once."""
+    runs, seen = [MlflowRun.create(store) for _ in range(3)], []
+    for run in runs:
+        make_a_step(run)
+        seen.append(companions())
+
+    assert (len(seen[0]), seen[1:]) == (1, [seen[0]] * 2)
+    assert [rows_of(run) for run in runs] == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_recordings_side_by_side_have_a_companion_each(store: str) -> None:
+    """None waits for the other; both are kept."""
+    optimizers, runs = [sgd(), sgd()], [MlflowRun.create(store) for _ in range(2)]
+    sessions = [lrtape.attach(optimizer, run=run) for optimizer, run in zip(optimizers, runs, strict=True)]
+    for optimizer in optimizers:
+        optimizer.step()
+    n_companions = len(started_companions(2))
+    for session in sessions:
+        session.close()
+
+    assert (n_companions, len(companions())) == (2, 2)
+    assert [rows_of(run) for run in runs] == [1, 1]
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_companion_is_started_before_there_is_a_run(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `attach` without an active run, whose first step then has one; and by `autolog`."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    optimizer = sgd()
+    with lrtape.attach(optimizer):
+        before = started_companions()
+        optimizer.step()
+        after = companions()
+
+    assert len(before) == 1
+    assert after == before
+    IDLE_COMPANIONS.reset()
+    lrtape.autolog()
+    assert len(started_companions()) == 1
+    lrtape.autolog(disable=True)
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_store_that_was_replaced_is_the_one_that_is_written_to(store: str, tmp_path: Path) -> None:
+    """MLflow would hold on to the file that was deleted; another companion follows at once."""
+    run, later = MlflowRun.create(store), MlflowRun.create(store)
+    make_a_step(run)
+    first = companions()
+    path = sqlite_path(store)
+    assert path is not None
+    Path(shutil.copy(path, path.with_suffix(".new"))).replace(path)
+    folder = SpoolFolder.create(tmp_path, later.run_id)
+    writer = SpoolWriter(folder.spool, Header(later.run_id, False, store, 1, folder.recording_id))
+    writer.write(GroupLayout(0, (Group("a", "lr/a"),)))
+    writer.write(Record(0, 0, 1, [0.1]))
+    shipper = ShipperProcess(folder, store, None)
+    shipper.end(writer.end(Status.FINISHED))
+    writer.close()
+
+    assert shipper.wait(DEADLINE_S) == ""
+    assert len(companions()) == 1
+    assert companions() != first
+    assert rows_of(later) == 1
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Notes who asks."""
+
+    seen: ClassVar[set[str | None]] = set()
+
+    def do_GET(self) -> None:
+        if self.path == "/version":  # The other request, whether a server is there, has no password.
+            self.seen.add(self.headers["Authorization"])
+        self.send_error(HTTPStatus.UNAUTHORIZED)
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_companion_has_the_environment_of_its_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is when the recording begins: a password may be set after the companion was started."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    IDLE_COMPANIONS.expect()
+    first = started_companions()
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+    optimizer = sgd()
+    planned = PlannedRun(tmp_path, f"http://127.0.0.1:{server.server_port}", "lrtape", None, {}, {})
+    session = open_session(planned, None, RecordingOptions(tmp_path), close_timeout_s=0.0)
+    session.add(optimizer)
+    optimizer.step()
+    deadline = time.monotonic() + DEADLINE_S
+    while not Refusing.seen and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.warns(UserWarning, match="lrtape recover"):
+        session.close()
+
+    assert companions() == first
+    assert Refusing.seen == {"Bearer secret"}
+    os.kill(first.pop(), signal.SIGKILL)  # it would go on trying
+    server.shutdown()
+
+
+def test_a_companion_that_nobody_has_started_ends(tmp_path: Path) -> None:
+    """By hand, with nobody at the other end of the pipe, it does not hang, whatever number it is given."""
     out = subprocess.run(
-        [sys.executable, "-m", "lrtape.companion", str(tmp_path)],
-        input=json.dumps({"tracking_uri": "sqlite:///x.db", "writer_pid": 1}),
+        [sys.executable, "-m", "lrtape.companion", "1"],
+        stdin=subprocess.PIPE,
         capture_output=True,
         text=True,
         check=False,
         timeout=DEADLINE_S,
     )
-    assert (out.returncode, out.stdout) == (1, "")
-    assert "FileNotFoundError" in out.stderr
+
+    assert (out.returncode, out.stdout, out.stderr) == (EXIT_AGAIN, "", "")

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.beside import EVERY_N_STEPS, Beside
 from lrtape.beside_recorder import recorder_class
+from lrtape.companion_process import IDLE_COMPANIONS
 from lrtape.destination import (
     Destination,
     check_compared,
@@ -225,6 +226,8 @@ def _on_active_run(
     check_folder(folder)
     with unseen():
         require_store()
+    if these_ranks().records:
+        IDLE_COMPANIONS.expect()  # The first step shall not have to wait for a process to start.
     return Session(open_active, close_timeout_s, beside=beside)
 
 

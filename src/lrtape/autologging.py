@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.beside import EVERY_N_STEPS, Beside
+from lrtape.companion_process import IDLE_COMPANIONS
 from lrtape.destination import check_compared, check_interval
 from lrtape.errors import ConfigError
 from lrtape.keys import optimizer_name
@@ -113,6 +114,7 @@ def autolog(
     if not these_ranks().records:  # Another one does: no run is looked for here, and mlflow not imported.
         _autolog = _Autolog(lambda _: (), open_on)
         return
+    IDLE_COMPANIONS.expect()
 
     from lrtape.tracking.active_runs import active_runs, start_aside, unseen  # late: mlflow takes a second to import
 

@@ -1,9 +1,12 @@
-"""``python -m lrtape.companion FOLDER``: the shipper process, which a `ShipperProcess` starts beside the training.
+"""``python -m lrtape.companion PID``: the shipper process, which a `CompanionProcess` starts beside the training.
 
-It outlives Ctrl-C and the training process, and is done when everything is stored and the run says how it ended.
+It ships one recording after another of the process with that number, and waits for the next one in between: what takes
+two seconds, and what a short training would wait for, is to import MLflow. It outlives Ctrl-C and the training process,
+and is done with a recording when everything is stored and the run says how it ended.
 """
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -12,120 +15,221 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from lrtape.delivery import deliver
-from lrtape.run_page.environment import environment
-from lrtape.shipper import GIVE_UP_S
-from lrtape.shipper_process import COMPLETE
+from lrtape.companion_process import EXIT_AGAIN, Answer, Ended, Settings, decode_word
 from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
+from lrtape.tracking.uri import is_server, sqlite_path
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
-
-class Trainer:
-    """The process that writes the spool, as it can be seen through the pipe on stdin that it holds open.
-
-    Its first line there are the settings, as JSON; a second one is the last word: how the recording ended. Its death is
-    seen by a pidfd where there is one, else by the end of that pipe.
-    """
-
-    def __init__(self) -> None:
-        self._unread = b""
-        self.settings: dict[str, Any] = json.loads(self._line() or b"{}")
-        self.last_word: End | None = None
-        self._is_dead = not self.settings
-        self._poll = select.poll()
-        self._poll.register(_STDIN, select.POLLIN | select.POLLHUP)
-        self._pidfd = -1
-        try:
-            self._pidfd = os.pidfd_open(self.settings["writer_pid"])
-            self._poll.register(self._pidfd, select.POLLIN)
-        except (ProcessLookupError, KeyError):
-            self._is_dead = True
-        except (AttributeError, OSError):
-            pass  # The pipe alone has to tell.
-        if os.getppid() != self.settings.get("writer_pid"):
-            self._is_dead = True  # It died before, and its number may be another process's by now.
-
-    def is_recording(self, wait_s: float) -> bool:
-        """See `lrtape.shipper.Writer`."""
-        deadline = time.monotonic() + wait_s
-        if self._unread:
-            self._listen()  # It came in one piece with the settings.
-        while not self._is_dead and self.last_word is None:
-            events = dict(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
-            if _STDIN in events:
-                self._listen()
-            if self._pidfd in events:
-                self._is_dead = True
-            if os.getppid() != self.settings["writer_pid"]:
-                self._is_dead = True  # A forked child of it may still hold the pipe.
-            if not events:
-                return not self._is_dead
-        return False
-
-    def _listen(self) -> None:
-        line = self._line()
-        self._poll.unregister(_STDIN)  # Nothing more comes.
-        if line:
-            self.last_word = msgspec.json.decode(line, type=End)
-        elif self._pidfd < 0:
-            self._is_dead = True
-
-    def _line(self) -> bytes:
-        """The next line, or what there is of it at the end of the pipe."""
-        while b"\n" not in self._unread and (data := os.read(_STDIN, 1 << 16)):
-            self._unread += data
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
-
-
+IDLE_S = 60.0
+"""How long to wait for a recording, with nothing to do."""
+MAX_RECORDINGS = 50
+"""Then it ends: MLflow (3.17) keeps a connection to every store that it was ever given."""
 MAX_PROBLEM_CHARACTERS = 8000
 NICENESS = 10
 """The training goes first: under contention this process gets about a tenth of what the trainer gets."""
 
 
+class Trainer:
+    """The process that writes the spools, as it can be seen through the pipe on stdin that it holds open.
+
+    For each recording there are two lines: the `Settings`, and how it `Ended`. Its death is seen by a pidfd where there
+    is one, else by the end of that pipe.
+
+    Args:
+        pid: its number.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._unread = b""
+        self.last_word: End | None = None
+        self._is_dead = False
+        self._is_silent = False
+        self._poll = select.poll()
+        self._poll.register(_STDIN, select.POLLIN | select.POLLHUP)
+        self._pidfd = -1
+        try:
+            self._pidfd = os.pidfd_open(pid)
+            self._poll.register(self._pidfd, select.POLLIN)
+        except ProcessLookupError:
+            self._is_dead = True
+        except (AttributeError, OSError):
+            pass  # The pipe alone has to tell.
+        if os.getppid() != pid:
+            self._is_dead = True  # It died before, and its number may be another process's by now.
+
+    def next_recording(self) -> Settings | None:
+        """Wait for a recording; ``None`` where none comes."""
+        self.last_word = None
+        while isinstance(word := self._next_word(IDLE_S, waits_in_silence=False), Ended):
+            pass  # the last word of the recording before, whose spool has said it, too
+        return word
+
+    def is_recording(self, wait_s: float) -> bool:
+        """See `lrtape.shipper.Writer`."""
+        if self.last_word is None:
+            self._listen_for(wait_s)
+        return self.last_word is None and not self._is_dead
+
+    def is_alive(self) -> bool:
+        """See `lrtape.shipper.Writer`."""
+        self._listen_for(0.0)
+        return not self._is_dead
+
+    def _listen_for(self, wait_s: float) -> None:
+        word = self._next_word(wait_s, waits_in_silence=True)
+        if isinstance(word, Ended):
+            self.last_word = word.end
+
+    def _next_word(self, wait_s: float, waits_in_silence: bool) -> Settings | Ended | None:
+        deadline = time.monotonic() + wait_s
+        while not (line := self._line()) and not self._is_dead and (waits_in_silence or not self._is_silent):
+            events = dict(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if _STDIN in events:
+                self._listen()
+            if self._pidfd in events:
+                self._is_dead = True
+            if os.getppid() != self._pid:
+                self._is_dead = True  # A forked child of it may still hold the pipe.
+            if not events:
+                break
+        line = line or self._line()  # It may have said something before it died.
+        return decode_word(line) if line else None
+
+    def _line(self) -> bytes:
+        line, end, rest = self._unread.partition(b"\n")
+        if not end:
+            return b""
+        self._unread = rest
+        return line
+
+    def _listen(self) -> None:
+        data = os.read(_STDIN, 1 << 16)
+        self._unread += data
+        if not data:
+            self._poll.unregister(_STDIN)  # Nothing more comes.
+            self._is_silent = True
+            if self._pidfd < 0:
+                self._is_dead = True
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing more comes from it, alive or dead."""
+        return self._is_silent or self._is_dead
+
+
 def main() -> None:
-    """Ship, and say at the end whether everything is stored."""
+    """Ship what is recorded, and say each time whether everything is stored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
-    stdout = os.dup(_STDOUT)
+    answers = os.dup(_STDOUT)
     os.dup2(_STDERR, _STDOUT)  # Whatever else is printed belongs into the log.
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    folder = SpoolFolder(Path(sys.argv[1]))
-    trainer = Trainer()
-    if every_s := trainer.settings.get("fsync_every_s"):
-        threading.Thread(target=_fsync, args=(folder.spool, every_s), daemon=True).start()
-    with folder.claim():
-        _tell_environment(folder.environment)
-        delivered = deliver(folder, trainer.settings["tracking_uri"], trainer, GIVE_UP_S)
-    if delivered.is_complete:
+    trainer = Trainer(int(sys.argv[1]))
+    with contextlib.suppress(Exception):  # What is wrong is said when there is a log to say it in.
+        _warm_up()
+    stores: dict[Path, tuple[int, int]] = {}
+    for _ in range(MAX_RECORDINGS):
+        settings = trainer.next_recording()
+        if settings is None:
+            break
+        if _was_replaced(settings.tracking_uri, stores):
+            break
+        answer = _serve(settings, trainer)
         with contextlib.suppress(BrokenPipeError):  # The trainer is dead, and nobody is curious.
-            # No more than a pipe holds: nobody reads it before this process has ended.
-            os.write(stdout, f"{COMPLETE}\n{delivered.problem[:MAX_PROBLEM_CHARACTERS]}".encode())
+            os.write(answers, msgspec.json.encode(answer) + b"\n")
+        if trainer.is_silent:
+            return
+    sys.exit(EXIT_AGAIN)
 
 
-def _tell_environment(path: Path) -> None:
-    """Note what the training runs on, here, beside it: the spool may be shipped elsewhere."""
-    with contextlib.suppress(Exception):  # a full disk, or a strange package
-        path.write_text(json.dumps(environment(), indent=2), encoding="utf-8")
+def _warm_up() -> None:
+    """Import what any recording needs; and, where it goes into a database, what takes MLflow as long again."""
+    for module in ("lrtape.delivery", "pyarrow.parquet"):
+        importlib.import_module(module)
+    if not is_server(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+        importlib.import_module("sqlalchemy.orm").configure_mappers()
 
 
-def _fsync(spool: Path, every_s: float) -> None:
+def _was_replaced(tracking_uri: str, stores: dict[Path, tuple[int, int]]) -> bool:
+    """Whether a store is another one than it was: MLflow would go on writing into a file that has been deleted."""
+    path = sqlite_path(tracking_uri)
+    if path is None or not path.exists():
+        return path in stores
+    status = path.stat()
+    now = (status.st_dev, status.st_ino)
+    return stores.setdefault(path, now) != now
+
+
+def _serve(settings: Settings, trainer: Trainer) -> Answer:
+    """Ship one recording."""
+    os.environ.clear()
+    os.environ.update(settings.environment)
+    with contextlib.suppress(OSError):  # It is gone, and then nothing relative to it is meant.
+        os.chdir(settings.cwd)
+    folder = SpoolFolder(Path(settings.folder))
+    with _logging_into(folder), folder.claim(), _forcing(folder.spool, settings.fsync_every_s):
+        from lrtape.delivery import deliver  # late: see main()
+        from lrtape.run_page.environment import environment
+        from lrtape.shipper import GIVE_UP_S
+
+        with contextlib.suppress(Exception):  # a full disk, or a strange package
+            # Of what the training runs on, here, beside it: the spool may be shipped elsewhere.
+            folder.environment.write_text(json.dumps(environment(), indent=2), encoding="utf-8")
+        delivery = deliver(folder, settings.tracking_uri, trainer, GIVE_UP_S)
+    # No more than a pipe holds: nobody reads it before the training has ended.
+    return Answer(delivery.is_complete, delivery.problem[:MAX_PROBLEM_CHARACTERS])
+
+
+@contextlib.contextmanager
+def _logging_into(folder: SpoolFolder) -> Iterator[None]:
+    """Let what is printed go into the folder's log; if this fails, it stays there."""
+    try:
+        log = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError:
+        log = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # What is important is said in other ways, too.
+    before = os.dup(_STDERR)
+    for stream in (_STDOUT, _STDERR):
+        os.dup2(log, stream)
+    os.close(log)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    yield
+    sys.stdout.flush()
+    for stream in (_STDOUT, _STDERR):
+        os.dup2(before, stream)
+    os.close(before)
+
+
+@contextlib.contextmanager
+def _forcing(spool: Path, every_s: float | None) -> Iterator[None]:
     """Force a spool to the disk now and then; here, so that the training need not wait for the disk."""
+    if every_s is None:
+        yield
+        return
+    is_over = threading.Event()
+    thread = threading.Thread(target=_force, args=(spool, every_s, is_over), daemon=True)
+    thread.start()
+    yield
+    is_over.set()
+
+
+def _force(spool: Path, every_s: float, is_over: threading.Event) -> None:
     with spool.open("rb") as file:
         folder = os.open(spool.parent, os.O_RDONLY)
         os.fsync(folder)  # its name, too
         os.close(folder)
         while True:
             os.fsync(file.fileno())
-            time.sleep(every_s)
+            if is_over.wait(every_s):
+                return
 
 
 if __name__ == "__main__":

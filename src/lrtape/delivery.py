@@ -38,6 +38,7 @@ COMPARED_AT_ONCE = 5_000
 """Points: about 10 MB."""
 UPLOAD_ATTEMPTS = 3
 UPLOAD_PAUSE_S = 2.0
+LOOK_S = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     # The run is right now, whatever becomes of the rest.
     page.finish(shipped.end.status if shipped.end is not None else Status.KILLED)
     seed_dashboard(run)
+    while folder.model_due.exists() and writer.is_alive():
+        time.sleep(LOOK_S)
     no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
     problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))
     is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)

@@ -3,7 +3,6 @@
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import compress
 from sys import modules
 from time import perf_counter_ns, time_ns
@@ -27,7 +26,7 @@ SAMPLE_MASK = 0x3F
 MAX_SAMPLES = 1000
 
 # Record(...) goes through Python code, at twice the time.
-_new_record = partial(tuple.__new__, Record)
+_new = tuple.__new__
 
 
 class FrameWriter(Protocol):
@@ -87,6 +86,7 @@ class Recorder:
     # With more than 30 attributes, without slots, CPython (3.11) looks up each of them in a dictionary.
     __slots__ = (
         "__weakref__",
+        "_awaits_compiler",
         "_before_ns",
         "_flagged",
         "_frozen",
@@ -145,6 +145,7 @@ class Recorder:
         self.last: Record | None = None
         self.findings: list[Finding] = []
         self.samples_ns: deque[int] = deque(maxlen=MAX_SAMPLES)
+        self._awaits_compiler = True
         self._before_ns = 0
         self.groups: tuple[Group, ...] = ()
         self.moving_groups: tuple[Group, ...] = ()
@@ -240,14 +241,22 @@ class Recorder:
 
     def before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """See `lrtape.step_hooks.Watcher`."""
-        if DYNAMO in modules:
+        if self._awaits_compiler and DYNAMO in modules:
+            self._awaits_compiler = False
             keep_compiler_out()
         sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
         if sampled:
             begin = perf_counter_ns()
         try:
-            if self._groups_changed(optimizer.param_groups) and not self._are_hidden_groups(optimizer.param_groups):
-                self._name_groups(optimizer.param_groups, self._keys.reserve_numbered)
+            param_groups = optimizer.param_groups
+            try:
+                # Comparing lists compares identities first, and nothing else as long as all are the same: 1 ns a group,
+                # where any other way takes 30. load_state_dict() puts equal dictionaries in the place of all.
+                changed = param_groups != self._param_groups or param_groups[0] is not self._param_groups[0]
+            except Exception:  # noqa: BLE001
+                changed = True  # Values of two different groups, which cannot be compared.
+            if changed and not self._are_hidden_groups(param_groups):
+                self._name_groups(param_groups, self._keys.reserve_numbered)
             elif self._flagged and self._frozen != [group.get(FROZEN) for group in self._flagged]:
                 self._leave_out_frozen()
             # float() copies: a tensor lr is changed in place by its scheduler.
@@ -263,8 +272,8 @@ class Recorder:
         lrs = self._lrs
         if lrs is None:
             return  # The outer of two nested calls: the inner one is recorded already.
-        sampled = self.steps & SAMPLE_MASK == SAMPLE_MASK
-        if sampled:
+        before_ns = self._before_ns
+        if before_ns:
             begin = perf_counter_ns()
         self._lrs = None
         time_ms = time_ns() // 1_000_000  # now_ms(), without the call
@@ -272,13 +281,20 @@ class Recorder:
             if isinstance(lrs, LateStep):
                 self._end_late(lrs, time_ms)
             else:
-                self._commit(self.moving_groups, time_ms, lrs)
+                if self.moving_groups is self._told_groups:  # _commit(), without the call
+                    step = self.steps
+                    self.steps = step + 1
+                    self.last = record = _new(Record, (self._index, step, time_ms, lrs))
+                    self._write(record)
+                else:
+                    self._commit(self.moving_groups, time_ms, lrs)
                 if lrs != [group["lr"] for group in self._moving]:
                     self._lr_changed(lrs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self._cannot_record(optimizer, error)
-        if sampled:
-            self.samples_ns.append(self._before_ns + perf_counter_ns() - begin)
+        if before_ns:
+            self._before_ns = 0
+            self.samples_ns.append(before_ns + perf_counter_ns() - begin)
             self._tend()
 
     def _commit(self, groups: tuple[Group, ...], time_ms: int, lrs: list[float]) -> None:
@@ -286,7 +302,7 @@ class Recorder:
             self._tell_groups(groups, time_ms)
         step = self.steps
         self.steps = step + 1
-        self.last = record = _new_record((self._index, step, time_ms, lrs))
+        self.last = record = _new(Record, (self._index, step, time_ms, lrs))
         if self._told_groups is not None:
             self._write(record)
 
@@ -377,14 +393,6 @@ class Recorder:
         # A fused optimizer may be told not to update, by GradScaler or by somebody else's scaler.
         is_fused = getattr(self._optimizer(), "_step_supports_amp_scaling", False)
         self._is_plain = not (self._is_on_device or self._late or self._has_begun is not None or is_fused)
-
-    def _groups_changed(self, param_groups: list[dict[str, Any]]) -> bool:
-        # Comparing lists compares identities first, and nothing else as long as all are the same: 1 ns a group, where
-        # any other way takes 30. load_state_dict() puts equal dictionaries in the place of all.
-        try:
-            return param_groups != self._param_groups or param_groups[0] is not self._param_groups[0]
-        except Exception:  # noqa: BLE001
-            return True  # Values of two different groups, which cannot be compared.
 
     def _are_hidden_groups(self, param_groups: list[dict[str, Any]]) -> bool:
         """Whether a step that is under way goes on with some of its groups: then it has the others nevertheless."""

@@ -44,6 +44,9 @@ class Writer(Protocol):
         It ends when the writer says so, and when it dies.
         """
 
+    def is_alive(self) -> bool:
+        """Whether the process is alive, recording or not."""
+
     @property
     def last_word(self) -> End | None:
         """How the recording ended, if the writer has said it; for a spool that could not be written to its end."""
@@ -56,6 +59,10 @@ class DeadWriter:
 
     def is_recording(self, wait_s: float) -> bool:  # noqa: ARG002
         """See `Writer.is_recording`."""
+        return False
+
+    def is_alive(self) -> bool:
+        """See `Writer.is_alive`."""
         return False
 
 

@@ -35,6 +35,7 @@ MAGIC = b"LRTAPE\x00\x01"
 
 _PREFIX = struct.Struct("<IIB")
 _pack_prefix = _PREFIX.pack
+_write = os.write  # looked up once, and not in every step
 _MAX_PAYLOAD_BYTES = 1 << 26
 MAX_HELD_BYTES = 1 << 26
 """Half a million steps of four groups."""
@@ -197,13 +198,13 @@ class SpoolWriter:
     def write(self, frame: Frame) -> bool:
         """Append one frame and say whether it is safe. Most of its cost is one system call."""
         # _frame() and _append(), without the calls: this runs in every step.
-        kind, crc = _KIND_AND_CRC_OF[type(frame)]
         payload = _encode(frame)
+        kind, crc = _KIND_AND_CRC_OF[type(frame)]
         data = _pack_prefix(len(payload), crc32(payload, crc), kind) + payload
         if self._held:
             return self._hold(data) and self._write_held()
         try:
-            written = os.write(self._fd, data)
+            written = _write(self._fd, data)
         except OSError as error:
             self.error = error
             return self._hold(data)

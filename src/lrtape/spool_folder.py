@@ -16,6 +16,8 @@ import msgspec
 
 from lrtape.errors import ConfigError
 
+MODEL_DUE = ".due"
+
 _log = logging.getLogger(__name__)
 
 
@@ -117,6 +119,11 @@ class SpoolFolder:
     def model(self) -> Path:
         """The folder of the run's model, if it is to have one; see ``tracking/logged_model.py``."""
         return self.path / "model"
+
+    @property
+    def model_due(self) -> Path:
+        """A file that is there while the training, which is over, makes that model."""
+        return self.model.with_suffix(MODEL_DUE)
 
     def load_progress(self) -> Progress:
         """Read the progress; none where nothing was sent yet."""

@@ -19,7 +19,7 @@ _PRE, _POST = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
 class Watcher(Protocol):
     """Is told about the steps of one optimizer, by the thread that makes them. Never raises.
 
-    ``before_step`` begins with ``if DYNAMO in sys.modules: keep_compiler_out()``.
+    ``before_step`` begins with `keep_compiler_out`, as soon as `DYNAMO` is among the imported modules.
     """
 
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -84,7 +84,7 @@ class _Hooks(MutableMapping[int, Any]):
         self.registered = registered
         self._ours: dict[int, Watcher] = {}
         self._ours_first = ours_first
-        self._view = _View(self)
+        self._view = None if ours_first else _View(self)
         self._order: tuple[Any, ...] = ()
         self._n = -1
 
@@ -116,7 +116,9 @@ class _Hooks(MutableMapping[int, Any]):
 
     def values(self) -> Any:
         """What torch goes through."""
-        return self._view
+        if self._view is not None:
+            return self._view
+        return self._order if len(self.registered) == self._n else self.order()  # without a call, in every step
 
     def __getitem__(self, key: int) -> Any:
         return self.registered[key]
@@ -140,7 +142,7 @@ class _Hooks(MutableMapping[int, Any]):
 
 
 class _View:
-    """The hooks as they are when torch comes to the first of them, after those of all optimizers."""
+    """The pre-hooks as they are when torch comes to the first of them: those of all optimizers may have added some."""
 
     __slots__ = ("_hooks",)
 
@@ -148,7 +150,9 @@ class _View:
         self._hooks = hooks
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._hooks.order())
+        hooks = self._hooks
+        # order(), without the call: this runs in every step.
+        return iter(hooks._order if len(hooks.registered) == hooks._n else hooks.order())
 
 
 def _own(optimizer: Optimizer, name: str, ours_first: bool) -> _Hooks:

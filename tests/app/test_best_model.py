@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lrtape.app.models import MLP
 from lrtape.errors import ConfigError
 from lrtape.recover import recover
 from lrtape.tracking.history import History, read_run
+from lrtape.tracking.logged_model import save_model
 
 Train = Callable[..., float]
 Compose = Callable[..., Any]
@@ -25,6 +27,7 @@ Compose = Callable[..., Any]
 SHORT = ["tracking.log_model=best", "trainer.epochs=2", "trainer.batch_size=1000", "param_groups=layerwise"]
 N_STEPS = 2
 """In an epoch."""
+DEADLINE_S = 60
 GONE = "http://127.0.0.1:9"
 
 PREDICT = """
@@ -168,6 +171,27 @@ def test_a_resumed_training_has_one_model_at_the_end(train_in_process: Train, st
     assert {metric.key: metric.value for metric in model.metrics} == {
         key: dict(zip(series.steps, series.values, strict=True))[step] for key, series in tape.items()
     }
+
+
+def test_what_was_recorded_does_not_wait_for_the_model(
+    train_in_process: Train, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is FINISHED, and its rows are there, while the model is made; and then it has the model, too."""
+    rows: list[int] = []
+
+    def save_late(*args: Any) -> str:
+        deadline = time.monotonic() + DEADLINE_S
+        while (run := only_run(store)).info.status != "FINISHED" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        rows.append(len(read_run(run.info.run_id, store)["lr/layer1"]))
+        return save_model(*args)
+
+    monkeypatch.setattr("lrtape.tracking.logged_model.save_model", save_late)
+    train_in_process(*SHORT)
+    (model,) = models_of(store, only_run(store))
+
+    assert rows == [2 * N_STEPS]
+    assert str(model.status) == "READY"
 
 
 def test_without_a_server_data_and_model_come_with_the_run(

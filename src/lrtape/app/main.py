@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -21,6 +22,7 @@ from lrtape.app.config import check, sentence
 from lrtape.app.exit_codes import EXIT_INTERRUPTED, MISTAKES, exit_code_of
 from lrtape.app.interrupts import Interrupted
 from lrtape.app.program import program
+from lrtape.companion_process import IDLE_COMPANIONS
 from lrtape.errors import ConfigError
 from lrtape.ranks import these_ranks
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
@@ -37,6 +39,8 @@ _PLAIN_PATH = re.compile(r"[\w./:@%+-]+")
 def _run(cfg: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     settings = check(cfg, Path(hydra_config.runtime.cwd))
+    if settings.tracking.enabled and these_ranks().records:
+        IDLE_COMPANIONS.expect()  # It imports MLflow while this process imports torch.
 
     from lrtape.app.train import train  # late: torch takes a second to import
 
@@ -61,6 +65,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    _share_configs()
     # As for `python -m`: the user's own models and data are found where the command is started.
     sys.path.insert(0, str(Path.cwd()))
     warnings.formatwarning = _format_warning
@@ -87,6 +92,12 @@ def _main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     finally:
         os.environ.pop(FULL_ERROR, None)
+
+
+def _share_configs() -> None:
+    """Hydra (1.3) copies all configs that Python has registered, to list each group of ``--help``; it changes none."""
+    store = ConfigStore.instance()
+    store.__deepcopy__ = lambda _: store  # type: ignore[attr-defined]
 
 
 def _format_warning(

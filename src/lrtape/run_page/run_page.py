@@ -98,9 +98,10 @@ class RunPage:
                 return
 
     def _finish(self, status: str) -> None:
+        knew_others = bool(self._title)
         with self._reading() as reader:
-            # Another recording may have ended meanwhile; of two that end together, the later one sees both.
-            self._read_others()
+            if knew_others:  # Another one may have ended meanwhile; of two that end together, the later one sees both.
+                self._read_others()
             self._summary.read_spool(reader)
             verdict = self._summary.judge(self._n_planned, reader.header.lr_log10)
         with tempfile.TemporaryDirectory() as temporary:

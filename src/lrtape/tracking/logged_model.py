@@ -24,6 +24,7 @@ from mlflow.entities.logged_model import LoggedModel
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils import environment
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from lrtape.tape import Point
@@ -49,6 +50,7 @@ MAX_EXAMPLE_NUMBERS = 200_000
 
 _FILES, _ABOUT = "files", "about.json"
 _SOURCE = "mlflow.source."
+_WARN = "warn_dependency_requirement_mismatches"
 _log = logging.getLogger(__name__)
 
 
@@ -250,6 +252,10 @@ def _link(row: Point, model_id: str, datasets: Mapping[str, tuple[str, str]]) ->
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without what torch and MLflow (3.17) say of every model that is saved."""
+    # To say that a requirement is not installed here, MLflow looks at every file of every package: 0.3 s.
+    about_requirements = getattr(environment, _WARN, None)
+    if about_requirements is not None:
+        setattr(environment, _WARN, lambda _: None)
     loggers = [logging.getLogger(name) for name in ("mlflow", "torch")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -261,3 +267,5 @@ def _quietly() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+            if about_requirements is not None:
+                setattr(environment, _WARN, about_requirements)
