@@ -1,5 +1,7 @@
 """A sweep of many short trainings, by the command that a person types."""
 
+import ctypes
+import os
 import resource
 import time
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from mlflow import MlflowClient
 from lrtape.tracking.sweep_runs import TRIAL
 from scaling.processes import LOOK_S, memory_kib, start
 
+SUBREAPER = 36
+"""For ``prctl``: orphans of this process's descendants become its own children, whose CPU time it can know."""
 STEPS_A_TRAINING = 23
 """An epoch of the default data."""
 STEP_SIZES = 10
@@ -40,6 +44,18 @@ class Swept:
     command: str
 
 
+def _wait_for_orphans(at_most_s: float = 120.0) -> None:
+    """Shippers, say, that outlive the process that they belonged to by a moment."""
+    deadline = time.monotonic() + at_most_s
+    while time.monotonic() < deadline:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            time.sleep(LOOK_S)
+
+
 def sweep(folder: Path, n_runs: int, n_jobs: int) -> Swept:
     """Sweep in a folder of its own; `n_runs` is a multiple of `STEP_SIZES`."""
     gammas = ",".join(f"{0.5 + 0.49 * index / (n_runs // STEP_SIZES):.4f}" for index in range(n_runs // STEP_SIZES))
@@ -47,6 +63,7 @@ def sweep(folder: Path, n_runs: int, n_jobs: int) -> Swept:
     words += [f"scheduler.step_size={','.join(str(size) for size in range(1, STEP_SIZES + 1))}"]
     words += ["trainer.epochs=1", "trainer.print_every_n_epochs=null", "trainer.device=cpu"]
     words += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}"] if n_jobs > 1 else []
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began_ms, begin = time.time() * 1000, time.monotonic()
     peak_kib = 0
@@ -56,6 +73,7 @@ def sweep(folder: Path, n_runs: int, n_jobs: int) -> Swept:
             time.sleep(LOOK_S)
             peak_kib = max(peak_kib, memory_kib(process.pid)[1])
     wall_s = time.monotonic() - begin
+    _wait_for_orphans()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise RuntimeError((folder / "sweep.log").read_text()[-2000:])
