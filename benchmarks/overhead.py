@@ -13,7 +13,6 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,63 +20,8 @@ import torch
 from mlflow import MlflowClient
 
 from lrtape.attaching import attach
-from lrtape.keys import Keys
-from lrtape.recorder import Recorder
-from lrtape.spool import Header, SpoolWriter
+from lrtape.overhead import STEP_S, added_cpu, millisecond_of_work, one_write, optimizer_of, timed
 from lrtape.tracking.mlflow_run import MlflowRun
-
-STEP_S = 1e-3
-US = 1e6
-
-
-def optimizer_of(n_groups: int) -> torch.optim.Optimizer:
-    """An optimizer whose parameters have no gradients: its step is as cheap as a step can be."""
-    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "name": f"group{i}"} for i in range(n_groups)]
-    return torch.optim.SGD(groups, lr=0.1)
-
-
-def timed(clock: Callable[[], float], step: Callable[[], object], n_steps: int) -> float:
-    """Seconds a step, by `clock`."""
-    begin = clock()
-    for _ in range(n_steps):
-        step()
-    return (clock() - begin) / n_steps
-
-
-def added_cpu(n_groups: int, folder: Path, n_pairs: int = 80, n_steps: int = 1000) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile of what recording adds, in us a step, over alternating blocks."""
-    bare, recorded = optimizer_of(n_groups), optimizer_of(n_groups)
-    recorder = Recorder(recorded, 0, Keys())
-    recorder.start(SpoolWriter(folder / f"spool{n_groups}", Header("run", False, "uri", 1)))
-    for step in (bare.step, recorded.step):
-        timed(time.thread_time, step, 1000)
-    pairs = []
-    for index in range(n_pairs):
-        first, second = (bare, recorded) if index % 2 else (recorded, bare)
-        cost = {id(one): timed(time.thread_time, one.step, n_steps) for one in (first, second)}
-        pairs.append((cost[id(recorded)] - cost[id(bare)]) * US)
-    lower, median, upper = statistics.quantiles(pairs, n=4)
-    return lower, median, upper
-
-
-def one_write(n_groups: int, folder: Path) -> float:
-    """Microseconds of the one system call that a record needs, alone: the floor of what any spool can cost here."""
-    descriptor = os.open(folder / "floor", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    data = bytes(9 + 14 + 9 * n_groups)
-    return min(timed(time.thread_time, lambda: os.write(descriptor, data), 1000) for _ in range(20)) * US
-
-
-def millisecond_of_work() -> Callable[[], object]:
-    """Matrix products that take about `STEP_S` on one thread here."""
-    matrix = torch.randn(128, 128)
-    once = min(timed(time.perf_counter, lambda: matrix @ matrix, 200) for _ in range(5))
-    repeat = max(1, round(STEP_S / once))
-
-    def work() -> None:
-        for _ in range(repeat):
-            _ = matrix @ matrix
-
-    return work
 
 
 def loop_wall(uri: str, folder: Path, n_pairs: int = 11, n_steps: int = 4000) -> list[tuple[float, float]]:
@@ -139,7 +83,7 @@ def main() -> None:
     print("| groups | lower quartile | median | upper quartile | target | one `os.write` of that size, alone |")
     print("|---|---|---|---|---|---|")
     for n_groups in (1, 4, 50):
-        quartiles = " | ".join(f"{cost:.2f} us" for cost in added_cpu(n_groups, folder))
+        quartiles = " | ".join(f"{cost:.2f} us" for cost in added_cpu(n_groups, folder)[:3])
         print(
             f"| {n_groups} | {quartiles} | {3 + 0.1 * n_groups:.1f} us | {one_write(n_groups, folder):.2f} us |",
             flush=True,

@@ -71,7 +71,7 @@ LAYERS = [
     ["session", "recover", "range_test"],
     ["open_sessions", "tapes_of_thread"],
     ["attaching", "autologging"],
-    ["testing"],
+    ["testing", "overhead"],
     ["app"],
     ["cli", "adapters"],
 ]

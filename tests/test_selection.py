@@ -151,7 +151,8 @@ def test_it_does_not_matter_where_a_shipper_is_killed(frames: list[Frame], lr_lo
         batches = []
         with SpoolReader(path) as reader:
             whole = Selection(reader)
-            while (batch := whole.batch(1)).points:
+            max_points = data.draw(st.integers(1, 7))
+            while (batch := whole.batch(max_points)).points:
                 batches.append(batch)
             rest = whole.rest()
         n_sent = data.draw(st.integers(0, len(batches)))
@@ -280,3 +281,20 @@ def test_a_batch_ends_on_a_whole_frame(tmp_path: Path) -> None:
         later = Selection(reader)
         later.skip_to(first.offset)
         assert later.batch(100) == second
+
+
+def test_a_batch_is_no_larger_than_it_may_be(tmp_path: Path) -> None:
+    """A frame that does not fit waits for the next batch; one that is larger by itself has a batch of its own."""
+    records = [Record(0, step, step, [0.1 * step, 0.5 * step]) for step in range(4)]
+    path = write(tmp_path / "spool", LAYOUT, *records, record=EVERY_STEP)
+    with SpoolReader(path) as reader:
+        selection = Selection(reader)
+        batches = [selection.batch(n) for n in (3, 1, 3, 100)]
+
+    assert [[point.step for point in batch.points] for batch in batches] == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert [batch.is_full for batch in batches] == [True, True, True, False]
+    for batch, later in pairwise(batches):
+        with SpoolReader(path) as reader:
+            selection = Selection(reader)
+            selection.skip_to(batch.offset)
+            assert selection.batch(2).points == later.points

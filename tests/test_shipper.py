@@ -1,11 +1,12 @@
 import contextlib
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lrtape.errors import TrackingError
-from lrtape.shipper import BATCH_POINTS, DeadWriter, Shipped, ship
+from lrtape.shipper import BATCH_POINTS, GC_THRESHOLD, DeadWriter, Shipped, ship
 from lrtape.spool import End, Frame, Header, SpoolWriter, read_spool
 from lrtape.spool_folder import Progress, SpoolFolder
 from lrtape.tape import Group, GroupLayout, Point, Record, Status, Tape
@@ -50,6 +51,39 @@ def test_everything_is_sent_once_in_order_and_in_bulk(folder: SpoolFolder) -> No
     assert [point.step for point in sink.stored] == sorted(point.step for point in sink.stored)
     assert folder.load_progress() == Progress(folder.spool.stat().st_size, 2 * N_STEPS)
     assert shipped == Shipped(2 * N_STEPS, None)
+
+
+@pytest.mark.parametrize("n_groups", [1, 3, 7, 400, 1001])
+def test_no_request_is_for_a_few_rows_too_many(tmp_path: Path, n_groups: int) -> None:
+    """A step that does not fit waits for the next batch, whatever the number of groups."""
+    writer = SpoolWriter(tmp_path / "spool", Header("run", True, "uri", 1))
+    writer.write(GroupLayout(0, tuple(Group(f"{index}", f"lr/{index}") for index in range(n_groups))))
+    for step in range(N_STEPS if n_groups < 10 else 5):
+        writer.write(Record(0, step, 100 + step, [0.1] * n_groups))
+    writer.close()
+    sink = FailingSink()
+    ship(SpoolFolder(tmp_path), sink, DeadWriter())
+
+    whole_steps = max(BATCH_POINTS // n_groups, 1)
+    assert {*sink.batches[:-1]} <= {whole_steps * n_groups}
+    assert dict(Tape(sink.stored)) == dict(read_spool(tmp_path / "spool"))
+
+
+def test_pythons_garbage_collector_is_as_it_was(folder: SpoolFolder) -> None:
+    """Shipping lets it look less often, and leaves it as it was found, whatever happens."""
+    before = gc.get_threshold()
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        ship(folder, StoppedAfter(FailingSink(), 1), DeadWriter())
+    assert gc.get_threshold() == before
+
+    class Watching(FailingSink):
+        def send(self, points: Sequence[Point]) -> None:
+            seen.append(gc.get_threshold())
+
+    ship(folder, Watching(), DeadWriter())
+    assert {*seen} == {GC_THRESHOLD}
+    assert gc.get_threshold() == before
 
 
 def test_what_is_acknowledged_is_not_sent_again(folder: SpoolFolder) -> None:

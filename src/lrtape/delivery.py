@@ -34,6 +34,8 @@ from lrtape.tracking.uri import mask_credentials
 
 MAX_COMPARED_POINTS = 200_000
 """Reading a row back takes about 40 us. What was acknowledged of a longer tape is believed; see ``lrtape verify``."""
+COMPARED_AT_ONCE = 5_000
+"""Points: about 10 MB."""
 UPLOAD_ATTEMPTS = 3
 UPLOAD_PAUSE_S = 2.0
 LOOK_S = 0.01
@@ -177,7 +179,9 @@ def _compared(folder: SpoolFolder, shipped: Shipped) -> Tape:
 
 def _compare(tape: Tape, folder: SpoolFolder, run: MlflowRun) -> Comparison:
     history = History(run.run_id, run.tracking_uri)
-    comparison = sum((compare(key, series, history.points(key)) for key, series in tape.items()), Comparison())
+    comparison = sum(
+        (compare(key, series, history.each_point(key, COMPARED_AT_ONCE)) for key, series in tape.items()), Comparison()
+    )
     with SpoolReader(folder.spool) as reader:
         header = reader.header
         if header.record == CHANGES and (surplus := [*comparison.foreign, *comparison.unrecorded]):

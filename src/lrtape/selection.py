@@ -31,10 +31,14 @@ LOG10_DECIMALS = 9
 
 
 class Batch(NamedTuple):
-    """Points to send, and the offset of the spool in bytes up to which they reach: what to acknowledge afterwards."""
+    """Points to send, and the offset of the spool in bytes up to which they reach: what to acknowledge afterwards.
+
+    It is full where the next frame may be there already.
+    """
 
     points: list[Point]
     offset: int
+    is_full: bool
 
 
 class Selection:
@@ -52,6 +56,8 @@ class Selection:
         self._has_changes_alone = (record or reader.header.record) == CHANGES
         self._has_log10 = reader.header.lr_log10
         self._tracks: dict[int, _Track] = {}
+        self._next: list[Point] = []
+        """Of the frame that was read last, where it did not fit into its batch."""
 
     def skip_to(self, offset: int) -> None:
         """Read up to `offset`, without returning any points: their store has them."""
@@ -64,13 +70,25 @@ class Selection:
                 break
 
     def batch(self, max_points: int) -> Batch:
-        """Read on until at least `max_points` points are together, or nothing more is there."""
-        points: list[Point] = []
+        """Read on until no other frame fits, or nothing more is there.
+
+        Args:
+            max_points: more only where a single frame has more. A few points too many would be a request of their own.
+        """
+        points, self._next = self._next, []
+        offset = self._reader.offset
+        if len(points) >= max_points:
+            return Batch(points, offset, True)
         for frame in self._reader.frames():
-            points += self.of(frame)
+            more = self.of(frame)
+            if points and len(points) + len(more) > max_points:
+                self._next = more
+                return Batch(points, offset, True)
+            points += more
+            offset = self._reader.offset
             if len(points) >= max_points:
-                break
-        return Batch(points, self._reader.offset)
+                return Batch(points, offset, True)
+        return Batch(points, offset, False)
 
     def points(self, is_over: bool) -> Iterator[Point]:
         """Read all that is there.

@@ -1,10 +1,12 @@
 """`ship`: reads a spool while it grows, and sends its points to a sink. Runs outside the training process."""
 
+import contextlib
 import dataclasses
+import gc
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -23,6 +25,10 @@ RETRY_FIRST_S = 0.5
 RETRY_CAP_S = 30.0
 GIVE_UP_S = 600.0
 """How long to go on trying after the recording has ended; the spool stays for ``lrtape recover``."""
+
+GC_THRESHOLD = (20_000, 20, 20)
+"""A store makes some thousand objects of every batch, and drops them with it. Python (3.11) looks at all of them
+whenever there are 700 more, which is a fifth of the time that storing takes."""
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +160,7 @@ def ship(
 
     Args:
         folder: holds the spool.
-        sink: takes about `BATCH_POINTS` points at a time, more only where a single step has more groups than that.
+        sink: takes up to `BATCH_POINTS` points at a time, more only where a single step has more groups than that.
         writer: of the spool.
         give_up_s: seconds.
         meanwhile: called between two batches as long as the recording goes on; it shall not take long, nor raise.
@@ -166,14 +172,14 @@ def ship(
     progress = folder.load_progress()
     all_refused: dict[str, tuple[int, str]] = {}
     recording = True
-    with SpoolReader(folder.spool) as reader:
+    with _collecting_rarely(), SpoolReader(folder.spool) as reader:
         selection = Selection(reader)
         selection.skip_to(progress.offset)
         while True:
             batch = selection.batch(BATCH_POINTS)
             is_rest = not batch.points and not recording and reader.end is None and not progress.rest_sent
             if is_rest:
-                batch = Batch(selection.rest(), batch.offset)
+                batch = Batch(selection.rest(), batch.offset, False)
             if batch.points:
                 failing = _Failing(folder, progress)
                 try:
@@ -196,8 +202,18 @@ def ship(
                 return Shipped(progress.points, reader.end or writer.last_word, refused=all_refused)
             if recording and reader.end is None:
                 meanwhile()
-                if len(batch.points) < BATCH_POINTS:
+                if not batch.is_full:
                     recording = writer.is_recording(POLL_S)
+
+
+@contextlib.contextmanager
+def _collecting_rarely() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(*GC_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class _Failing:

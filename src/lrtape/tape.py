@@ -12,6 +12,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
+from operator import le
 from time import time_ns
 from typing import Literal, NamedTuple, Self
 
@@ -157,14 +159,19 @@ class Series:
 class Tape(Mapping[str, Series]):
     """Every value of every key of one run: what a spool, MLflow and a simulation all yield.
 
-    A read-only mapping from key to `Series`. Keys are in the order of their first point.
+    A read-only mapping from key to `Series`. Keys are in the order of their first point. Takes 24 bytes a point.
     """
 
     def __init__(self, points: Iterable[Point] = ()) -> None:
-        by_key: dict[str, list[tuple[int, int, float]]] = {}
+        by_key: dict[str, Series] = {}
         for key, step, time_ms, value in points:
-            by_key.setdefault(key, []).append((step, time_ms, value))
-        self._series = {key: _sorted_series(rows) for key, rows in by_key.items()}
+            series = by_key.get(key)
+            if series is None:
+                series = by_key[key] = Series()
+            series.steps.append(step)
+            series.times_ms.append(time_ms)
+            series.values.append(value)
+        self._series = {key: in_order(series) for key, series in by_key.items()}
 
     @classmethod
     def of(cls, series: Mapping[str, Series]) -> Self:
@@ -208,6 +215,14 @@ class Tape(Mapping[str, Series]):
     def lr(self) -> "Tape":
         """The learning rates alone: the keys that begin with ``lr/``."""
         return Tape.of({key: series for key, series in self.items() if key.startswith("lr/")})
+
+
+def in_order(series: Series) -> Series:
+    """The same rows, in ascending order of (step, time); the same object, where they are."""
+    rows, next_rows = (zip(series.steps, series.times_ms, strict=True) for _ in range(2))
+    if all(map(le, rows, islice(next_rows, 1, None))):
+        return series
+    return _sorted_series(list(zip(series.steps, series.times_ms, series.values, strict=True)))
 
 
 def _sorted_series(rows: list[tuple[int, int, float]]) -> Series:

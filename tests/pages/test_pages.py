@@ -97,6 +97,7 @@ RULES = (
     only(
         Shell.read_arguments, r"python scripts/(gallery|configuration_page)\.py$", "tests/pages/test_written_pages.py"
     ),
+    only(Shell.read_arguments, r"lrtape bench\b", "tests/cli/test_bench.py"),
     Rule(rf"{TRAIN} .*--help$", Shell.run, Shell.run),
     Rule(TRAIN, train_shortly, Shell.compose),
     Rule(r"lrtape (preview|status|show|verify|why|recover|report)\b", Shell.run, Shell.read_arguments),

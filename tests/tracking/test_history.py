@@ -96,13 +96,24 @@ def test_the_store_is_free_while_rows_are_read(store: str, monkeypatch: pytest.M
     """Reading takes minutes for a long run; another training can start meanwhile, which needs the lock of the store."""
     history = History(recorded_run(store), store)
     started = []
-    read = history._client.get_metric_history
+    asked = history._client._tracking_client.store
+    read = asked.get_metric_history
 
-    def start_another(run_id: str, key: str) -> object:
+    def start_another(*args: object, **kwargs: object) -> object:
         started.append(MlflowRun.create(store).run_id)
-        return read(run_id, key)
+        return read(*args, **kwargs)
 
-    monkeypatch.setattr(history._client, "get_metric_history", start_another)
+    monkeypatch.setattr(asked, "get_metric_history", start_another)
 
     assert len(history.points("lr/a")) == 4
     assert len(set(started)) == 3
+
+
+@pytest.mark.parametrize("page_rows", [1, 2, 3, 4, 5, 100])
+def test_it_does_not_matter_how_many_rows_a_page_has(store: str, page_rows: int) -> None:
+    """Every row comes once, in the same order, with what is not finite in its place behind."""
+    history = History(recorded_run(store), store)
+    points = history.points("lr/a")
+
+    assert repr(list(history.each_point("lr/a", page_rows))) == repr(points)
+    assert len(points) == 4

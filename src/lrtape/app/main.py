@@ -22,7 +22,6 @@ from lrtape.app.config import check, sentence
 from lrtape.app.exit_codes import EXIT_INTERRUPTED, MISTAKES, exit_code_of
 from lrtape.app.interrupts import Interrupted
 from lrtape.app.program import program
-from lrtape.companion_process import IDLE_COMPANIONS
 from lrtape.errors import ConfigError
 from lrtape.ranks import these_ranks
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
@@ -40,6 +39,9 @@ def _run(cfg: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     settings = check(cfg, Path(hydra_config.runtime.cwd))
     if settings.tracking.enabled and these_ranks().records:
+        # Here: a launcher pickles this function with all the globals that it names, and this one has a lock.
+        from lrtape.companion_process import IDLE_COMPANIONS
+
         IDLE_COMPANIONS.expect()  # It imports MLflow while this process imports torch.
 
     from lrtape.app.train import train  # late: torch takes a second to import

@@ -101,6 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_tracking_uri(report)
     report.set_defaults(run=_report)
 
+    bench = commands.add_parser(
+        "bench",
+        help="measure what recording costs on this machine, in ten seconds",
+        description="On a store of its own, in a temporary folder; nothing is left behind.",
+    )
+    bench.add_argument("--seconds", type=float, default=10.0, help="how long, about; default: 10")
+    bench.set_defaults(run=_bench)
+
     recover = commands.add_parser("recover", help="send what crashed trainings left in their spools to MLflow")
     recover.add_argument("folder", nargs="?", type=Path, default=Path(".lrtape"), help="default: .lrtape")
     recover.add_argument(
@@ -171,6 +179,12 @@ def _report(arguments: argparse.Namespace) -> int:
         arguments.watch,
         arguments.driver,
     )
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from lrtape.cli.bench import bench
+
+    return bench(arguments.seconds)
 
 
 def _recover(arguments: argparse.Namespace) -> int:
