@@ -1,4 +1,4 @@
-"""On a GPU, no step of the training waits for it. ``python benchmarks/cuda.py`` says what recording costs there."""
+"""On a GPU, no step of the training waits for it. ``benchmarks/beside_a_gpu.py`` says what recording costs there."""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""What recording costs beside a GPU: ``python benchmarks/cuda.py > benchmarks/cuda-$(date +%F).md`` (five minutes).
+"""What recording costs beside a GPU, in five minutes.
+
+``python benchmarks/beside_a_gpu.py > benchmarks/beside_a_gpu-$(date +%F).md``
 
 A training step of about 10 ms, an AdamW with four param groups whose lr changes at every step: the bare loop against
 the same loop with each way to log the lr, in alternation. Once with the lr as a number, and once as a tensor on the
@@ -102,7 +104,7 @@ def main() -> None:
     if options.device == "cuda":
         gpu = f"{torch.cuda.get_device_name()}, driver {driver()}, CUDA {torch.version.cuda}"
     print(f"# Recording beside a GPU, {time.strftime('%Y-%m-%d')}\n")
-    print(f"`python {' '.join(['benchmarks/cuda.py', *sys.argv[1:]])}`. {gpu}.")
+    print(f"`python {' '.join(['benchmarks/beside_a_gpu.py', *sys.argv[1:]])}`. {gpu}.")
     print(f"{os.cpu_count()} cores, {platform.platform()}.")
     print(f"Python {platform.python_version()}, {', '.join(map(of_package, packages))}.\n")
     folder = Path(tempfile.mkdtemp())
