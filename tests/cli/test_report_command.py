@@ -117,7 +117,8 @@ def test_a_companion_ends_with_its_driver(sweep: MlflowRun, tmp_path: Path) -> N
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert driver.stdout is not None
     pid = int(driver.stdout.readline())
-    arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+    while not (arguments := Path(f"/proc/{pid}/cmdline").read_bytes()):
+        time.sleep(0.01)  # A process that has just been started has no words yet.
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
 
