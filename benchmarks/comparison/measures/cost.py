@@ -1,0 +1,75 @@
+"""What recording costs: trainings with and without it, in alternation, in one process."""
+
+import time
+from collections.abc import Sequence
+
+from loops.notes import Step
+from measures.results import Block, Cost, Pair
+from measures.rows import judge
+from measures.trainee import Trainee, Training
+
+WARM_UP = 50
+"""Steps at the beginning of each training that do not count: a run is opened there."""
+TRAIN_S = 300.0
+LATER_S = 3.0
+"""How long rows that are missing when a training has come to its end may still arrive."""
+POLL_S = 0.02
+
+
+def cost_of(trainee: Trainee, n_steps: int, n_pairs: int) -> Cost:
+    """Measure it.
+
+    Raises:
+        RuntimeError: a training has failed.
+    """
+    for recorded in (False, True):  # whatever is imported or compiled at the first step
+        _end(trainee, trainee.begin(WARM_UP, recorded))
+    pairs, landings, arrivals = [], [], []
+    for index in range(n_pairs):
+        blocks = {}
+        for recorded in (False, True) if index % 2 else (True, False):
+            training = trainee.begin(n_steps, recorded)
+            if not training.wait_for_update(n_steps, TRAIN_S):
+                _end(trainee, training)
+                raise RuntimeError(f"{training.n_updates} of {n_steps} steps were made")
+            steps = training.steps()
+            blocks[recorded] = block_of(steps)
+            if recorded:
+                landings.append(_landing_s(trainee, training, steps))
+            _end(trainee, training)
+            if recorded:
+                arrivals.append(judge(trainee.rows.values(trainee.rows.newest_run()), steps))
+        pairs.append(Pair(off=blocks[False], on=blocks[True]))
+    return Cost(n_steps, pairs, landings, sum(arrivals[1:], start=arrivals[0]))
+
+
+def block_of(steps: Sequence[Step]) -> Block:
+    """The mean step of a training, after `WARM_UP`."""
+    counted = steps[WARM_UP:]
+    first, last, n_steps = steps[WARM_UP - 1], steps[-1], len(counted)
+    cpu_ns = last.updated_cpu_ns - first.updated_cpu_ns
+    computing_ns = sum(step.computing_cpu_ns for step in counted)
+    return Block(
+        outside_us=(cpu_ns - computing_ns) / n_steps / 1000,
+        cpu_us=cpu_ns / n_steps / 1000,
+        wall_us=(last.updated_ns - first.updated_ns) / n_steps / 1000,
+    )
+
+
+def _end(trainee: Trainee, training: Training) -> None:
+    if error := training.wait(TRAIN_S):
+        raise RuntimeError(f"{error}\n{trainee.complaints()}")
+
+
+def _landing_s(trainee: Trainee, training: Training, steps: Sequence[Step]) -> float | None:
+    """Seconds from the last update until the store has a row for every step and every group that the loop records."""
+    run_id = trainee.rows.newest_run()
+    expected = len(steps) * len(trainee.entry.keys)
+    deadline: float | None = None
+    while trainee.rows.count(run_id) < expected:
+        if deadline is None and training.is_over():
+            deadline = time.monotonic() + LATER_S
+        if deadline is not None and time.monotonic() > deadline:
+            return None
+        time.sleep(POLL_S)
+    return (time.perf_counter_ns() - steps[-1].updated_ns) / 1e9
