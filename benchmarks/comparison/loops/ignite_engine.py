@@ -23,7 +23,7 @@ class IgniteLoop:
             optimizer.step()
 
         trainer = Engine(update)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, schedule.step)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
         if not recorded:
             trainer.run(workload.loader(), max_epochs=1)
             return

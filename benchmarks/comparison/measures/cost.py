@@ -1,7 +1,9 @@
 """What recording costs: trainings with and without it, in alternation, in one process."""
 
+import statistics
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 from loops.notes import Step
 from measures.results import Block, Cost, Pair
@@ -44,14 +46,15 @@ def cost_of(trainee: Trainee, n_steps: int, n_pairs: int) -> Cost:
 
 
 def block_of(steps: Sequence[Step]) -> Block:
-    """The mean step of a training, after `WARM_UP`."""
-    counted = steps[WARM_UP:]
-    first, last, n_steps = steps[WARM_UP - 1], steps[-1], len(counted)
-    cpu_ns = last.updated_cpu_ns - first.updated_cpu_ns
-    computing_ns = sum(step.computing_cpu_ns for step in counted)
+    """What a step takes in a training, after `WARM_UP`."""
+    counted = steps[WARM_UP - 1 :]
+    first, last, n_steps = counted[0], counted[-1], len(counted) - 1
+    outside_ns = [
+        after.updated_cpu_ns - before.updated_cpu_ns - after.computing_cpu_ns for before, after in pairwise(counted)
+    ]
     return Block(
-        outside_us=(cpu_ns - computing_ns) / n_steps / 1000,
-        cpu_us=cpu_ns / n_steps / 1000,
+        outside_us=statistics.median(outside_ns) / 1000,
+        cpu_us=(last.updated_cpu_ns - first.updated_cpu_ns) / n_steps / 1000,
         wall_us=(last.updated_ns - first.updated_ns) / n_steps / 1000,
     )
 

@@ -53,13 +53,16 @@ def page(results: Sequence[Result], away_s: float) -> list[str]:
     """All tables, the targets first."""
     lines = ["## The targets of lrtape\n", *_targets(results)]
     for store, title in STORES.items():
-        chosen = [result for result in results if result.store == store]
+        chosen = [result for result in results if result.store == store and (result.cost or result.death)]
         if chosen:
             lines += [f"## {title}\n", *_costs(chosen), *_arrivals(chosen)]
     chosen = [result for result in results if result.absence is not None]
     if chosen:
         lines += [f"## The server gone for {away_s:.0f} s\n", *_absences(chosen)]
     names = {result.name for result in results}
+    failures = [f"- {LOOPS[result.name].title}, {result.store}: {result.failed}" for result in results if result.failed]
+    if failures:
+        lines += ["## Not measured, for an error\n", *failures, ""]
     lines += ["## What was chosen\n"]
     lines += [f"- {entry.title}: {entry.settings}." for entry in ENTRIES if entry.name in names]
     return lines
@@ -71,7 +74,7 @@ def _costs(results: Sequence[Result]) -> list[str]:
     for result in results:
         title, cost = LOOPS[result.name].title, result.cost
         if cost is None:
-            rows.append([title, *[result.failed or NOT_DONE] * (len(head))])
+            rows.append([title, *[NOT_DONE] * len(head)])
             continue
         rows.append(
             [

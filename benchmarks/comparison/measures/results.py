@@ -10,9 +10,10 @@ class Block:
     """One training, in microseconds a step.
 
     Attributes:
-        outside_us: CPU time of the training thread outside of forward and backward pass and the update.
-        cpu_us: all of its CPU time.
-        wall_us: what a person waits.
+        outside_us: of the median step, CPU time of the training thread outside of forward and backward pass and the
+            arithmetic of the update.
+        cpu_us: of the mean step, all CPU time of that thread.
+        wall_us: of the mean step, what a person waits.
     """
 
     outside_us: float
