@@ -39,9 +39,7 @@ from rig.store import Server, Store
 AWAY_S = 20.0
 AT_A_TIME = 3
 """Trainings that the server is taken away from."""
-PAIRS, OUR_PAIRS, QUICK_PAIRS = 5, 7, 2
-"""What is small takes more of them to be told from nothing."""
-QUICK_STEPS = 200
+QUICK_PAIRS, QUICK_STEPS = 2, 200
 COST, SIGKILL, OUTAGE = MEASURES = ("cost", "sigkill", "outage")
 PACKAGES = ("lrtape", "torch", "mlflow", "sqlalchemy", "lightning", "pytorch-ignite", "transformers", "accelerate")
 
@@ -60,9 +58,10 @@ pairs, with its quartiles. The first {WARM_UP} steps of a training are left out.
   any constant number.
 - **SIGKILL** strikes at step {AT_STEP} +- {SPREAD}. Rows lost are those of the steps that were over by then, of the
   groups that the loop records, when no process of the training was left and {SETTLE_S:.0f} s had passed.
+- **The server** is `mlflow server --workers 1`, in a process of its own.
 - **The server gone**: it is killed at step {BEFORE_STEPS}, and started again on the same port and store. There a step
   begins every {PERIOD_S * 1e3:.0f} ms, or as soon as it can; {AT_A_TIME} trainings run at a time. Rows lost are those
-  that are not there after the training's normal end, of the groups that the loop records.
+  that are not there after the training's end, of the groups that the loop records.
 """
 
 
@@ -74,14 +73,13 @@ def say(text: str) -> None:
 def measured(place: Place, entry: Entry, store: Store, uri: str, asked: argparse.Namespace) -> Result:
     """The cost of a loop, and its death, in one process."""
     result = Result(entry.name, "http" if uri.startswith("http") else "sqlite")
-    pairs = QUICK_PAIRS if asked.quick else OUR_PAIRS if entry.is_ours else PAIRS
-    steps = QUICK_STEPS if asked.quick else entry.n_steps
+    pairs, steps = (QUICK_PAIRS, QUICK_STEPS) if asked.quick else (entry.n_pairs, entry.n_steps)
     with Trainee(place, entry, store, uri) as trainee:
         try:
             trainee.wait_until_loaded()
             if COST in asked.measures:
                 result.cost = cost_of(trainee, asked.steps or steps, asked.pairs or pairs)
-            if SIGKILL in asked.measures:
+            if SIGKILL in asked.measures and entry.keys:
                 result.death = death_of(trainee, Random(f"{entry.name} {result.store} {asked.seed}"))
         except RuntimeError as error:
             result.failed = str(error).splitlines()[0]
@@ -99,12 +97,15 @@ def measure(place: Place, asked: argparse.Namespace) -> list[Result]:
     for name in asked.stores:
         store, uri = (sqlite, sqlite.uri) if name == "sqlite" else (server.store, server.uri)
         for entry in entries if {COST, SIGKILL} & {*asked.measures} else []:
+            if name == "http" and not entry.keys:  # it was measured once, and has nothing to do with a store
+                continue
             say(f"{entry.name} on {name}")
             results.append(measured(place, entry, store, uri, asked))
     if OUTAGE in asked.measures and "http" in asked.stores:
         by_name = {result.name: result for result in results if result.store == "http"}
-        for begin in range(0, len(entries), AT_A_TIME):
-            together = entries[begin : begin + AT_A_TIME]
+        recording = [entry for entry in entries if entry.keys]
+        for begin in range(0, len(recording), AT_A_TIME):
+            together = recording[begin : begin + AT_A_TIME]
             say(f"the server gone: {', '.join(entry.name for entry in together)}")
             for name, absence in absences_of(place, server, together, asked.away_s).items():
                 if name not in by_name:
@@ -122,7 +123,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stores", nargs="+", choices=[*STORES], default=[*STORES])
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=[*MEASURES])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_PAIRS} pairs of {QUICK_STEPS} steps")
-    parser.add_argument("--pairs", type=int, help=f"by default {PAIRS}, and {OUR_PAIRS} of lrtape's")
+    parser.add_argument("--pairs", type=int, help="trainings with and without recording; by default as the page says")
     parser.add_argument("--steps", type=int, help="of a training whose cost is measured; by default as the page says")
     parser.add_argument("--away-s", type=float, default=AWAY_S, help="how long the server is gone")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the SIGKILLs")

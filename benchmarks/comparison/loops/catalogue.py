@@ -19,9 +19,11 @@ class Entry:
         title: in the tables.
         home: the module and what makes the loop there.
         settings: what was chosen, for the page.
-        keys: the metrics that have the lr of the four groups, in their order; fewer where it records fewer.
+        keys: the metrics that have the lr of the four groups, in their order; fewer where it records fewer, and none
+            where it does not record into MLflow.
         n_steps: of a training whose cost is measured. A shipper of lrtape's takes seconds to start, which a short one
             would be all about.
+        n_pairs: of such trainings, with recording and without. What is small takes more of them to be told from nothing.
         is_ours: whether it is lrtape, for which there are targets.
     """
 
@@ -31,6 +33,7 @@ class Entry:
     settings: str
     keys: tuple[str, ...] = BY_NAME
     n_steps: int = 500
+    n_pairs: int = 5
     is_ours: bool = False
 
     def load(self) -> "Loop":
@@ -41,6 +44,15 @@ class Entry:
 
 
 ENTRIES = (
+    Entry(
+        "floor",
+        "reading four lrs, and one `os.write`",
+        "floor:floor",
+        "what a file needs at least: 48 bytes a step after `optimizer.step()`, which nobody sends anywhere",
+        (),
+        n_steps=4000,
+        n_pairs=7,
+    ),
     Entry(
         "log-metric",
         "`mlflow.log_metric`",
@@ -86,6 +98,7 @@ ENTRIES = (
         "lrtape_calls:autolog",
         "as it comes, within `with mlflow.start_run()`",
         n_steps=4000,
+        n_pairs=7,
         is_ours=True,
     ),
     Entry(
@@ -94,6 +107,7 @@ ENTRIES = (
         "lrtape_calls:attach",
         "as it comes, within `with mlflow.start_run()`",
         n_steps=4000,
+        n_pairs=7,
         is_ours=True,
     ),
     Entry(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from loops.catalogue import Entry
+from measures.death import SETTLE_S
 from measures.results import Absence
 from measures.rows import judge
 from measures.trainee import Trainee
@@ -18,7 +19,8 @@ BEFORE_STEPS = 100
 AFTER_S = 4.0
 """How long a training goes on when the server has been away, if nothing has held it up."""
 END_S = 400.0
-LEFT_S = 30.0
+LEFT_S = 60.0
+"""How long a shipper, say, may work on after the end."""
 
 
 def absences_of(place: Place, server: Server, entries: Sequence[Entry], away_s: float) -> dict[str, Absence]:
@@ -41,12 +43,11 @@ def absences_of(place: Place, server: Server, entries: Sequence[Entry], away_s: 
             steps = training.steps()
             run_id = trainee.rows.newest_run()
             expected = len(steps) * len(trainee.entry.keys)
-            arrived = trainee.wait_until(lambda: trainee.rows.count(run_id) >= expected, 3.0)  # noqa: B023 - called now
-            if error and not arrived:
-                trainee.wait_until(lambda: len(trainee.left()) <= 1, LEFT_S)  # noqa: B023 - called now
+            trainee.wait_until(lambda: len(trainee.left()) <= 1, LEFT_S)  # noqa: B023 - called now
+            trainee.wait_until(lambda: trainee.rows.count(run_id) >= expected, SETTLE_S)  # noqa: B023 - called now
             arrival = judge(trainee.rows.values(run_id), steps, open_end=bool(error))
             found[trainee.entry.name] = Absence(
-                longest_s=max((after.updated_ns - before.updated_ns) / 1e9 for before, after in pairwise(steps)),
+                longest_s=max(((b.updated_ns - a.updated_ns) / 1e9 for a, b in pairwise(steps)), default=0.0),
                 finished=len(steps),
                 lost=expected - arrival.landed,
                 error=error,

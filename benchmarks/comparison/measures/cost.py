@@ -36,13 +36,14 @@ def cost_of(trainee: Trainee, n_steps: int, n_pairs: int) -> Cost:
                 raise RuntimeError(f"{training.n_updates} of {n_steps} steps were made")
             steps = training.steps()
             blocks[recorded] = block_of(steps)
-            if recorded:
+            arrives = recorded and bool(trainee.entry.keys)
+            if arrives:
                 landings.append(_landing_s(trainee, training, steps))
             _end(trainee, training)
-            if recorded:
+            if arrives:
                 arrivals.append(judge(trainee.rows.values(trainee.rows.newest_run()), steps))
         pairs.append(Pair(off=blocks[False], on=blocks[True]))
-    return Cost(n_steps, pairs, landings, sum(arrivals[1:], start=arrivals[0]))
+    return Cost(n_steps, pairs, landings, sum(arrivals[1:], start=arrivals[0]) if arrivals else None)
 
 
 def block_of(steps: Sequence[Step]) -> Block:

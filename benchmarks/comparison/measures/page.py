@@ -97,10 +97,11 @@ def _arrivals(results: Sequence[Result]) -> list[str]:
     for result in results:
         cost, death = result.cost, result.death
         cells = [LOOPS[result.name].title]
-        if cost is None:
+        if not LOOPS[result.name].keys:
+            continue
+        if cost is None or (arrival := cost.arrival) is None:
             cells += [NOT_DONE] * 5
         else:
-            arrival = cost.arrival
             cells += [f"{arrival.groups} of {N_GROUPS}", f"{arrival.landed:,} / {arrival.expected:,}"]
             cells += [str(arrival.doubled), str(arrival.wrong), _landing(cost)]
         if death is None:
@@ -151,10 +152,9 @@ def _targets(results: Sequence[Result]) -> list[str]:
         if not LOOPS[result.name].is_ours:
             continue
         cells = [LOOPS[result.name].title, result.store]
-        if result.cost is None:
+        if result.cost is None or (arrival := result.cost.arrival) is None:
             cells += [NOT_DONE] * 5
         else:
-            arrival = result.cost.arrival
             missing = arrival.expected - arrival.landed
             cpu_us = quartiles(added(result.cost.pairs, "outside_us"))[1]
             ratio = quartiles(ratios(result.cost.pairs))[1]

@@ -67,13 +67,13 @@ class Cost:
         pairs: what they took.
         landing_s: from the last update of each one with recording until its last row was in the store; ``None`` where
             some never came.
-        arrival: of all of them together.
+        arrival: of all of them together; ``None`` where nothing is recorded into MLflow.
     """
 
     n_steps: int
     pairs: list[Pair]
     landing_s: list[float | None]
-    arrival: Arrival
+    arrival: Arrival | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,12 @@ class Training:
     Args:
         trainee: whose.
         notes: where it keeps its notes.
-        n_steps: of how many steps it is to be.
     """
 
-    def __init__(self, trainee: "Trainee", notes: Path, n_steps: int) -> None:
+    def __init__(self, trainee: "Trainee", notes: Path) -> None:
         self._trainee = trainee
         self._path = notes
         self._reader: NotesReader | None = None
-        self._n_steps = n_steps
         self._answer: dict[str, Any] | None = None
 
     @property
@@ -115,7 +113,7 @@ class Trainee:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
-        return Training(self, notes, n_steps)
+        return Training(self, notes)
 
     def has_answered(self, deadline_s: float) -> bool:
         """Whether a line is there, or the process has ended."""
