@@ -23,7 +23,7 @@ class Entry:
             where it does not record into MLflow.
         n_steps: of a training whose cost is measured. A shipper of lrtape's takes seconds to start, which a short one
             would be all about.
-        n_pairs: of such trainings, with recording and without. What is small takes more of them to be told from nothing.
+        n_pairs: of such trainings, with recording and without. What is small takes more to be told from nothing.
         is_ours: whether it is lrtape, for which there are targets.
     """
 
