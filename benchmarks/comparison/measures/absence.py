@@ -13,9 +13,9 @@ from measures.trainee import Trainee
 from rig.place import Place
 from rig.store import Server
 
-PERIOD_S = 0.02
+PERIOD_S = 0.04
 """A step begins every so often; one that comes too late, as soon as it can."""
-BEFORE_STEPS = 100
+BEFORE_STEPS = 50
 AFTER_S = 4.0
 """How long a training goes on when the server has been away, if nothing has held it up."""
 END_S = 400.0
