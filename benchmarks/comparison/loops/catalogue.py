@@ -114,7 +114,7 @@ ENTRIES = (
         "lightning-lrtape",
         "lrtape in Lightning, `LRTape()`",
         "lightning_trainer:with_lrtape",
-        "`MLFlowLogger` as it comes",
+        "`MLFlowLogger` as it comes, which gets nothing else",
         n_steps=2000,
         is_ours=True,
     ),

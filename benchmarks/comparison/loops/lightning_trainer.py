@@ -37,10 +37,12 @@ class LightningLoop:
 
     Args:
         recording: the callback that records.
+        log_every_n_steps: how often the loggers are given something; ``None`` for Lightning's default.
     """
 
-    def __init__(self, recording: Callable[[], Callback]) -> None:
+    def __init__(self, recording: Callable[[], Callback], log_every_n_steps: int | None = None) -> None:
         self._recording = recording
+        self._log_every_n_steps = log_every_n_steps
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -51,7 +53,7 @@ class LightningLoop:
             accelerator="cpu",
             logger=logger,
             callbacks=[self._recording()] if recorded else [],
-            log_every_n_steps=1,
+            log_every_n_steps=self._log_every_n_steps,
             max_epochs=1,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -62,7 +64,7 @@ class LightningLoop:
 
 def with_monitor() -> LightningLoop:
     """The monitor of Lightning."""
-    return LightningLoop(lambda: LearningRateMonitor("step"))
+    return LightningLoop(lambda: LearningRateMonitor("step"), log_every_n_steps=1)
 
 
 def with_lrtape() -> LightningLoop:

@@ -10,6 +10,7 @@ CPU_US, RATIO = 4.0, 1.03
 """Targets of lrtape: the most CPU time that it may add to a step, and wall time with it over wall time without."""
 
 NOT_DONE = "not measured"
+RUNNING = "RUNNING"
 STORES = {"sqlite": "On SQLite", "http": "Over HTTP to `mlflow server` on loopback, SQLite behind it"}
 
 
@@ -109,7 +110,8 @@ def _arrivals(results: Sequence[Result]) -> list[str]:
         else:
             n_rows = death.finished * len(LOOPS[result.name].keys)
             wrong = f", {death.wrong} wrong" if death.wrong else ""
-            cells += [f"{death.lost} of {n_rows:,}{wrong}", death.status]
+            when = "" if death.status == RUNNING else f", {death.over_s:.1f} s later"
+            cells += [f"{death.lost} of {n_rows:,}{wrong}", f"{death.status}{when}"]
         rows.append(cells)
     return table(head, rows)
 
