@@ -51,8 +51,8 @@ pairs, with its quartiles. The first {WARM_UP} steps of a training are left out.
 - **CPU added by its own work**: CPU time of the training thread (`time.thread_time`) outside of forward pass, backward
   pass and the arithmetic of the update, in the median step of a training: what is not the model's. **All** is the whole
   of the mean step, with what the model's own arithmetic takes longer because somebody else uses the same processor.
-- **Reading four lrs, and one `os.write`** is the least that a file can cost in this loop, in which the model has emptied
-  the caches since the step before. A loop that does nothing but record costs less: `overhead.py` measures that.
+- **Reading four lrs, and one `os.write`** is the least that a file can cost in this loop, in which the model has
+  emptied the caches since the step before. In a loop that does nothing else it costs less: `overhead.py` measures that.
 - **Last row there after**: from the last update until the store has as many rows as it is to get, looked up by raw SQL
   from another process every 20 ms.
 - **Expected** are one row for each step and each of the four groups. **Wrong** is a row whose value is not what the
