@@ -15,6 +15,7 @@ import argparse
 import os
 import platform
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -83,8 +84,8 @@ def measured(place: Place, entry: Entry, store: Store, uri: str, asked: argparse
                 result.cost = cost_of(trainee, asked.steps or steps, asked.pairs or pairs)
             if SIGKILL in asked.measures and entry.keys:
                 result.death = death_of(trainee, Random(f"{entry.name} {result.store} {asked.seed}"))
-        except RuntimeError as error:
-            result.failed = str(error).splitlines()[0]
+        except Exception as error:  # noqa: BLE001 - the others are still to be measured
+            result.failed = str(error).partition("\n")[0]
             say(f"{entry.name}: {error}")
     return result
 
@@ -94,9 +95,12 @@ def measure(place: Place, asked: argparse.Namespace) -> list[Result]:
     entries = [LOOPS[name] for name in asked.only]
     server = Server(place, Store(place.folder / "http.db"))
     server.start()
+    server.kill()  # as long as it is not asked for anything, it shall not disturb
     sqlite = server.store.copy(place.folder / "sqlite.db")
     results = []
-    for name in asked.stores:
+    for name in sorted(asked.stores, reverse=True):  # SQLite first
+        if name == "http":
+            server.start()
         store, uri = (sqlite, sqlite.uri) if name == "sqlite" else (server.store, server.uri)
         for entry in entries if {COST, SIGKILL} & {*asked.measures} else []:
             if name == "http" and not entry.keys:  # it was measured once, and has nothing to do with a store
@@ -109,12 +113,18 @@ def measure(place: Place, asked: argparse.Namespace) -> list[Result]:
         for begin in range(0, len(recording), AT_A_TIME):
             together = recording[begin : begin + AT_A_TIME]
             say(f"the server gone: {', '.join(entry.name for entry in together)}")
-            for name, absence in absences_of(place, server, together, asked.away_s).items():
+            try:
+                absences = absences_of(place, server, together, asked.away_s)
+            except Exception as error:  # noqa: BLE001 - the others are still to be measured
+                say(f"not measured: {error}")
+                if not server.answers():
+                    server.start()
+                continue
+            for name, absence in absences.items():
                 if name not in by_name:
                     results.append(Result(name, "http"))
                     by_name[name] = results[-1]
                 by_name[name].absence = absence
-    server.kill()
     return results
 
 
@@ -135,6 +145,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, and print the result as Markdown."""
     asked = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind
     begin = time.monotonic()
     with Place(Path(tempfile.mkdtemp(prefix="peers-"))) as place:
         given = filter(None, [os.environ.get("PYTHONPATH")])
