@@ -1,10 +1,6 @@
-import contextlib
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Group, GroupLayout, Record, Status
 from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
+from rig.shippers import kill_shipper
 
 
 def leave_behind(folder: Path, run: MlflowRun, end: Status | None, uri: str, owns_run: bool = True) -> SpoolWriter:
@@ -34,20 +31,6 @@ def leave_behind(folder: Path, run: MlflowRun, end: Status | None, uri: str, own
 
 
 DEADLINE_S = 60
-
-
-def kill_shipper(folder: Path) -> None:
-    """Kill the process that ships this folder, and wait until it is gone."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:  # one that has just been started has no words yet
-        for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # others come and go
-                if str(folder).encode() in cmdline.read_bytes():
-                    os.kill(int(cmdline.parent.name), signal.SIGKILL)
-                    os.waitpid(int(cmdline.parent.name), 0)
-                    return
-        time.sleep(0.01)
-    pytest.fail(f"nobody ships {folder}")
 
 
 @pytest.mark.parametrize(("end", "status"), [(None, "KILLED"), (Status.FAILED, "FAILED")])

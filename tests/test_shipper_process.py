@@ -30,31 +30,9 @@ from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.planned_run import PlannedRun
 from lrtape.tracking.uri import sqlite_path
+from rig.shippers import shippers, the_shipper
 
 DEADLINE_S = 60
-
-
-def shippers(folder: Path) -> list[int]:
-    """The processes that ship a spool in `folder`: they have its log open."""
-    pids = []
-    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            log = (cmdline.parent / "fd" / "2").readlink()
-            words = cmdline.read_bytes().split(b"\0")
-        except OSError:
-            continue  # others come and go
-        if b"lrtape.companion" in words and log.is_relative_to(folder):
-            pids.append(int(cmdline.parent.name))
-    return pids
-
-
-def the_shipper(folder: Path) -> int:
-    """The one that ships a spool in `folder`; a process that has just been started has no words yet."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := shippers(folder)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    (pid,) = found
-    return pid
 
 
 def sgd() -> torch.optim.SGD:
@@ -149,8 +127,12 @@ def started_companions(n: int = 1) -> set[int]:
 
 @pytest.fixture
 def no_companion() -> None:
-    """None is left over from other tests."""
+    """None is left over from other tests, idle or still trying to reach its store."""
     IDLE_COMPANIONS.reset()
+    for pid in companions():
+        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
 
 
 def make_a_step(run: MlflowRun) -> None:

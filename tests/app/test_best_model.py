@@ -177,20 +177,20 @@ def test_what_was_recorded_does_not_wait_for_the_model(
     train_in_process: Train, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is FINISHED, and its rows are there, while the model is made; and then it has the model, too."""
-    rows: list[int] = []
+    seen: list[tuple[str, int]] = []
 
     def save_late(*args: Any) -> str:
         deadline = time.monotonic() + DEADLINE_S
         while (run := only_run(store)).info.status != "FINISHED" and time.monotonic() < deadline:
             time.sleep(0.05)
-        rows.append(len(read_run(run.info.run_id, store)["lr/layer1"]))
+        seen.append((run.info.status, len(read_run(run.info.run_id, store)["lr/layer1"])))
         return save_model(*args)
 
     monkeypatch.setattr("lrtape.tracking.logged_model.save_model", save_late)
     train_in_process(*SHORT)
     (model,) = models_of(store, only_run(store))
 
-    assert rows == [2 * N_STEPS]
+    assert seen == [("FINISHED", 2 * N_STEPS)]
     assert str(model.status) == "READY"
 
 

@@ -23,6 +23,7 @@ from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding
 from lrtape.tracking.history import read_run
+from rig.shippers import kill_shipper
 
 Train = Callable[..., float]
 
@@ -627,11 +628,7 @@ def test_a_run_that_was_only_planned_is_resumed(train_in_process: Train, store: 
             train_in_process,
             *("tracking.uri=http://127.0.0.1:9", "tracking.when_unreachable=spool", "tracking.close_timeout_s=0"),
         )
-    for children in Path("/proc/self/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            if str(Path.cwd()) in Path(f"/proc/{child}/cmdline").read_text():
-                os.kill(child, signal.SIGKILL)  # the shipper, which would wait for its store for minutes
-                os.waitpid(child, 0)
+    kill_shipper(Path.cwd())  # It would wait for its store for minutes.
     train_in_process("trainer.resume=last")
     run = the_run(store)
     tape = read_run(run.info.run_id, store)
