@@ -26,6 +26,7 @@ import torch
 
 from gpu.training import N_WARM, Training, width_of_step
 from gpu.ways import Lightning, LogMetrics, LogMetricsAsync, Lrtape, Way
+from lrtape.overhead import Quartiles
 
 STEP_S = 10e-3
 N_TRACED = 20
@@ -42,8 +43,8 @@ WAYS: dict[str, tuple[type[Way], int]] = {
 
 def quartiles(values: list[float], digits: int, unit: str = "") -> str:
     """Median, and lower to upper quartile."""
-    lower, middle, upper = statistics.quantiles(values, n=4)
-    return f"{middle:.{digits}f}{unit} ({lower:.{digits}f} to {upper:.{digits}f})"
+    of = Quartiles.of(values)
+    return f"{of.median:.{digits}f}{unit} ({of.lower:.{digits}f} to {of.upper:.{digits}f})"
 
 
 def row(name: str, way: Way, n_pairs: int, n_steps: int) -> str:
@@ -95,6 +96,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=0, help="of loops, instead of the numbers below")
     parser.add_argument("--step-s", type=float, default=STEP_S, help="that a step takes, about")
     options = parser.parse_args()
+    if options.pairs not in {0, *range(2, 1000)}:
+        parser.error(f"--pairs must be at least 2, or 0 for the numbers below, but is {options.pairs}")
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("not run: torch finds no CUDA")
     torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 """What grows with groups, steps and trainings: ``python benchmarks/scale.py > benchmarks/scale-$(date +%F).md``.
 
-Some twenty minutes on two cores that have nothing else to do. Five questions, each on real stores:
+Some twenty minutes on two cores that have nothing else to do; on several, it needs the extra ``joblib``. Five
+questions, each on real stores:
 
 1. CPU time that recording adds to a step with 1, 4, 50 and 500 param groups.
 2. Memory of a training and of its shipper, and the spool, from a thousand steps to a million.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -33,7 +35,7 @@ STEPS_A_BLOCK = {1: 1000, 4: 1000, 50: 200, 500: 30}
 """By the number of groups: a step without recording takes longer, too, the more there are."""
 DRAINED_GROUPS = (1, 50)
 MIN_OF_CEILING = 0.9
-MIB = 1024
+KIB_IN_MIB = 1024
 
 
 def tell(text: str) -> None:
@@ -70,11 +72,11 @@ def growth_rows(folder: Path, sizes: Sequence[int], trained: list[Growth]) -> It
         seen = grown.seen
         yield (
             f"{n_steps:,}",
-            f"{seen['rss_kib'] / MIB:.1f} MiB",
+            f"{seen['rss_kib'] / KIB_IN_MIB:.1f} MiB",
             f"{seen['grown_kib']} KiB",
-            f"{grown.first_kib / MIB:.1f} MiB",
-            f"{grown.shipping_kib / MIB:.1f} MiB",
-            f"{grown.peak_kib / MIB:.1f} MiB",
+            f"{grown.first_kib / KIB_IN_MIB:.1f} MiB",
+            f"{grown.shipping_kib / KIB_IN_MIB:.1f} MiB",
+            f"{grown.peak_kib / KIB_IN_MIB:.1f} MiB",
             f"{seen['spool_bytes'] / n_steps:.1f}",
             f"{seen['loop_s']:.1f} s",
             f"{seen['wait_s']:.1f} s",
@@ -127,7 +129,7 @@ def open_rows(grown: Growth, history: Growth | None) -> Iterator[Sequence[str]]:
         us_a_row = found["seconds"] / found["rows"] * 1e6
         yield (
             *(name, f"{found['rows']:,}", f"{found['seconds']:.1f} s", f"{us_a_row:.2f} us"),
-            f"{found['peak_kib'] / MIB:,.0f} MiB",
+            f"{found['peak_kib'] / KIB_IN_MIB:,.0f} MiB",
         )
 
 
@@ -148,6 +150,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--runs must be a multiple of {STEP_SIZES}, but is {given.runs} instead")
     if given.pairs < 2 or given.drains < 2 or min(given.steps) < 1_000:
         parser.error("--pairs and --drains must be at least 2, --steps at least 1000")
+    if given.jobs > 1 and find_spec("hydra_plugins.hydra_joblib_launcher") is None:
+        parser.error(f"--jobs must be 1 without the extra joblib, but is {given.jobs}: pip install lrtape[joblib]")
     return given
 
 
@@ -184,7 +188,9 @@ def main() -> None:
             ("while it ships", last.shipping_kib - first.shipping_kib),
             ("over all", last.peak_kib - first.peak_kib),
         ):
-            print(f"\nThe shipper's peak {what} is {grown_kib / MIB:+.1f} MiB at {last.n_steps:,} steps.", end="")
+            print(
+                f"\nThe shipper's peak {what} is {grown_kib / KIB_IN_MIB:+.1f} MiB at {last.n_steps:,} steps.", end=""
+            )
         print("\n")
 
         print("## Drain, in rows a second\n")
@@ -216,7 +222,9 @@ def main() -> None:
             *(f"{swept.n_finished} of {given.runs}", f"{swept.wall_s:.0f} s", f"{swept.wall_s / swept.n_runs:.2f} s"),
             *(f"{swept.cpu_s / swept.n_runs:.2f} s", f"{swept.first_s:.1f} s", f"{swept.after_s:.1f} s"),
         )
-        table((*sweep_heads, "peak memory of the driver"), iter([(*row, f"{swept.driver_peak_kib / MIB:.0f} MiB")]))
+        table(
+            (*sweep_heads, "peak memory of the driver"), iter([(*row, f"{swept.driver_peak_kib / KIB_IN_MIB:.0f} MiB")])
+        )
 
         print(f"\n## Opening the tape of {last.n_steps:,} steps of 4 groups\n")
         readable = [grown for grown in trained if grown.n_steps <= given.history_steps]

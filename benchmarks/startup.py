@@ -7,7 +7,6 @@ what it is compared with. What is imported the first time after an installation 
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from lrtape.overhead import Quartiles
 
 TRAIN_PY = Path(__file__).parent.parent / "train.py"
 N_STEPS = 20
@@ -39,21 +40,24 @@ class Cost:
 
 def cost(command: Sequence[str], folder: Path) -> Cost:
     """Run one command of Python's."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    line = process.stdout.readline()
-    first_line_s = time.perf_counter() - begin
-    process.stdout.read()
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    wall_s = time.perf_counter() - begin
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(command)} must end with exit code 0, but ended with {process.returncode}:\n{said}{line}")
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+    with tempfile.TemporaryFile("w+") as log:
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        first_line_s = time.perf_counter() - begin
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall_s = time.perf_counter() - begin
+        log.seek(0)
+        if process.returncode != 0:
+            sys.exit(
+                f"{' '.join(command)} must end with exit code 0, but ended with {process.returncode}:\n{log.read()}"
+            )
     return Cost(wall_s, first_line_s, usage.ru_utime + usage.ru_stime)
 
 
@@ -72,8 +76,8 @@ def alternated(commands: dict[str, Sequence[str]], folder: Path, n_rounds: int) 
 
 def quartiles(values: Sequence[float]) -> str:
     """Median, and quartiles behind it, in seconds."""
-    lower, middle, upper = statistics.quantiles(values, n=4)
-    return f"{middle:.2f} s ({lower:.2f} to {upper:.2f})"
+    of = Quartiles.of(values)
+    return f"{of.median:.2f} s ({of.lower:.2f} to {of.upper:.2f})"
 
 
 def main() -> None:
@@ -118,7 +122,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("lrtape", "torch", "mlflow", "hydra-core"))
     print(f"# How long one waits, {time.strftime('%Y-%m-%d')}\n")
     print(f"`python benchmarks/startup.py --rounds {n_rounds}` on {os.cpu_count()} cores, {platform.platform()}.")
-    print(f"Python {platform.python_version()}, {versions}. Median, and quartiles in brackets.\n")
+    print(f"Python {platform.python_version()}, {versions}. Median, and quartiles in brackets.")
+    print(f"The trainings: `train.py {' '.join(TRAINING)}`.\n")
     print("## Imports, and a first answer\n")
     print("| command | CPU | wall |\n|---|---|---|")
     for name, costs in imports.items():

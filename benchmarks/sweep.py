@@ -33,8 +33,10 @@ def sweep(epochs: int, *overrides: str) -> float:
             *(str(Path(sys.executable).with_name("lrtape")), "sweep", "scheduler=steplr", f"scheduler.gamma={GAMMAS}"),
             *(f"trainer.epochs={epochs}", "trainer.print_every_n_epochs=null", "trainer.device=cpu", *overrides),
         ]
+        # Not the store of whoever measures.
+        environment = {name: text for name, text in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         begin = time.monotonic()
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ)
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
         seconds = time.monotonic() - begin
         client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
         experiment = client.get_experiment_by_name("lrtape")

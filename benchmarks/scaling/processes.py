@@ -34,8 +34,13 @@ def start(
         stderr=None if out == subprocess.PIPE else subprocess.STDOUT,
         text=True,
         cwd=folder,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([BENCHMARKS, *_python_path()])},
+        env=_environment() | {"PYTHONPATH": os.pathsep.join([BENCHMARKS, *_python_path()])},
     )
+
+
+def _environment() -> dict[str, str]:
+    """Of this process, but for the store of whoever measures: what is measured has one of its own."""
+    return {name: text for name, text in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | ENVIRONMENT
 
 
 def _python_path() -> list[str]:
@@ -84,8 +89,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
     command += ["--artifacts-destination", str(folder / "server-artifacts")]
     with (folder / "server.log").open("wb") as log:
-        environment = os.environ | ENVIRONMENT
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(), start_new_session=True)
     try:
         deadline = time.monotonic() + START_S
         while not _answers(f"http://127.0.0.1:{port}/health"):

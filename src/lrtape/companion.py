@@ -36,7 +36,7 @@ NICENESS = 10
 """The training goes first: under contention this process gets about a tenth of what the trainer gets."""
 
 
-class Trainer:
+class TrainingProcess:
     """The process that writes the spools, as it can be seen through the pipe on stdin that it holds open.
 
     For each recording there are two lines: the `Settings`, and how it `Ended`. Its death is seen by a pidfd where there
@@ -132,7 +132,7 @@ def main() -> None:
     os.nice(NICENESS)
     answers = os.dup(_STDOUT)
     os.dup2(_STDERR, _STDOUT)  # Whatever else is printed belongs into the log.
-    trainer = Trainer(int(sys.argv[1]))
+    trainer = TrainingProcess(int(sys.argv[1]))
     with contextlib.suppress(Exception):  # What is wrong is said when there is a log to say it in.
         _warm_up()
     stores: dict[Path, tuple[int, int]] = {}
@@ -169,7 +169,7 @@ def _was_replaced(tracking_uri: str, stores: dict[Path, tuple[int, int]]) -> boo
     return stores.setdefault(path, now) != now
 
 
-def _serve(settings: Settings, trainer: Trainer) -> Answer:
+def _serve(settings: Settings, trainer: TrainingProcess) -> Answer:
     """Ship one recording."""
     os.environ.clear()
     os.environ.update(settings.environment)

@@ -99,7 +99,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     # The run is right now, whatever becomes of the rest.
     page.finish(shipped.end.status if shipped.end is not None else Status.KILLED)
     seed_dashboard(run)
-    while folder.model_due.exists() and writer.is_alive():
+    while folder.is_model_due() and writer.is_alive():
         time.sleep(LOOK_S)
     no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
     problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))

@@ -272,7 +272,7 @@ class Recorder:
         lrs = self._lrs
         if lrs is None:
             return  # The outer of two nested calls: the inner one is recorded already.
-        before_ns = self._before_ns
+        before_ns = self._before_ns  # 0 where this step is not sampled
         if before_ns:
             begin = perf_counter_ns()
         self._lrs = None

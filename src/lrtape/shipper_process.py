@@ -96,7 +96,10 @@ class ShipperProcess:
             return None
         companion.begin(
             Settings(
-                *(str(self._folder.path), self._tracking_uri, environment(), _cwd()),
+                folder=str(self._folder.path),
+                tracking_uri=self._tracking_uri,
+                environment=environment(),
+                cwd=_cwd(),
                 fsync_every_s=self._fsync_every_s,
             )
         )

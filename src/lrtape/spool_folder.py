@@ -16,8 +16,6 @@ import msgspec
 
 from lrtape.errors import ConfigError
 
-MODEL_DUE = ".due"
-
 _log = logging.getLogger(__name__)
 
 
@@ -120,10 +118,20 @@ class SpoolFolder:
         """The folder of the run's model, if it is to have one; see ``tracking/logged_model.py``."""
         return self.path / "model"
 
-    @property
-    def model_due(self) -> Path:
-        """A file that is there while the training, which is over, makes that model."""
-        return self.model.with_suffix(MODEL_DUE)
+    @contextlib.contextmanager
+    def model_is_due(self) -> Iterator[None]:
+        """While the training, which is over, makes that model, its shipper waits for it. Does not raise."""
+        with contextlib.suppress(OSError):  # a full disk, or a folder that was deleted: then nobody waits
+            self._model_due.touch()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._model_due.unlink()
+
+    def is_model_due(self) -> bool:
+        """Whether that model is being made, or whoever made it has died."""
+        return self._model_due.exists()
 
     def load_progress(self) -> Progress:
         """Read the progress; none where nothing was sent yet."""
@@ -183,6 +191,10 @@ class SpoolFolder:
         except OSError:
             return False
         return True
+
+    @property
+    def _model_due(self) -> Path:
+        return self.path / "model.due"
 
     @property
     def _lock(self) -> Path:

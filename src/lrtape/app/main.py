@@ -3,12 +3,13 @@
 Imports neither torch nor mlflow: ``--help``, ``--cfg job`` and a misspelt override are answered at once.
 """
 
+import contextlib
 import os
 import re
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -62,12 +63,11 @@ def main() -> None:
     finding, 1, Ctrl-C 130, SIGTERM 143.
     With ``HYDRA_FULL_ERROR=1`` every error comes with its traceback. Of several processes, rank 0 speaks.
     """
-    with other_ranks.begin(these_ranks()):
+    with other_ranks.begin(these_ranks()), _sharing_configs():
         _main()
 
 
 def _main() -> None:
-    _share_configs()
     # As for `python -m`: the user's own models and data are found where the command is started.
     sys.path.insert(0, str(Path.cwd()))
     warnings.formatwarning = _format_warning
@@ -96,10 +96,18 @@ def _main() -> None:
         os.environ.pop(FULL_ERROR, None)
 
 
-def _share_configs() -> None:
+@contextlib.contextmanager
+def _sharing_configs() -> Iterator[None]:
     """Hydra (1.3) copies all configs that Python has registered, to list each group of ``--help``; it changes none."""
+    if not {"--help", "-h"}.intersection(sys.argv):
+        yield
+        return
     store = ConfigStore.instance()
     store.__deepcopy__ = lambda _: store  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del store.__deepcopy__  # type: ignore[attr-defined]
 
 
 def _format_warning(

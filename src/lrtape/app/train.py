@@ -42,7 +42,6 @@ from lrtape.ranks import Ranks, these_ranks
 from lrtape.recorder import Recorder
 from lrtape.replay import Overlap
 from lrtape.session import open_session
-from lrtape.spool_folder import MODEL_DUE
 from lrtape.tape import Group
 from lrtape.tracking.no_run import NoRun
 from lrtape.tracking.uri import mask_credentials
@@ -205,7 +204,7 @@ def _train(
                 watch.conclude(run, session, trainer.skipped_steps, trainer.never_updated(session))
             run.log_artifact(checkpoints.last, "checkpoints")
             if settings.tracking.log_model == BEST:
-                with _stopped(session, run, world):
+                with _storing_meanwhile(session, run, world):
                     keep_best_model(run.model_folder, checkpoints.best, trainer, datasets)
     if current_child.get() is None:  # in a sweep, its driver says so once
         if watch.verdict == OK:  # of any other the findings have told
@@ -215,24 +214,17 @@ def _train(
 
 
 @contextlib.contextmanager
-def _stopped(session: "Session", run: "Run", world: World) -> Iterator[None]:
-    """Let the shipper store everything while the model of the run is made, for which it waits then.
+def _storing_meanwhile(session: "Session", run: "Run", world: World) -> Iterator[None]:
+    """End the recording, and so the run, and let the shipper store it while the model is made, for which it waits then.
 
     Where there are several processes, what ends the recording is agreed upon when it is closed.
     """
-    with contextlib.ExitStack() as stack:
-        if run.model_folder is not None and world.ranks.n_ranks == 1:
-            due = run.model_folder.with_suffix(MODEL_DUE)
-            with contextlib.suppress(OSError):  # a full disk, or a folder that was deleted
-                due.touch()
-                stack.callback(_remove, due)
-                session.stop()
+    if run.folder is None or world.ranks.n_ranks > 1:
         yield
-
-
-def _remove(file: Path) -> None:
-    with contextlib.suppress(OSError):
-        file.unlink()
+        return
+    with run.folder.model_is_due():
+        session.stop()
+        yield
 
 
 def _entered(stack: contextlib.ExitStack, run: "Run") -> "Run":

@@ -17,16 +17,17 @@ STEPS_A_BLOCK = {1: 1000, 4: 1000, 50: 200}
 """By the number of param groups: a step without recording takes longer, too, the more there are."""
 MIN_S, MAX_S = 1.0, 600.0
 MIN_PAIRS = 3
-BUSY_LOAD = 0.5
-"""Before anything is measured."""
+BUSY_LOAD = 0.25
+"""For each CPU, before anything is measured."""
 _PAIRS_A_SECOND = 2
 """Of all the time there is; a pair takes some 30 ms, and the second table has the time that is left."""
 _MAX_BLOCK_S = 0.5
 _US = 1e6
 
 HOW_TO_READ = (
-    "The first table is what your training thread pays for each step, whatever a step takes: divide it by yours.\n"
-    "The second one is a whole loop and its shipper, which has a core of its own where there are two."
+    "The first table is the least that your training thread pays for a step: the loop does nothing else, and finds\n"
+    "everything in the processor's caches. Between the steps of a model it pays several times as much.\n"
+    "The second table is a whole loop with its shipper, which has a core of its own where there are two."
 )
 
 
@@ -80,8 +81,8 @@ def _measure(folder: Path, seconds: float, block_s: float, deadline: float) -> N
     print(f"  {n_rows:,} rows were recorded, and {stored}.\n\n{HOW_TO_READ}")
     if n_cpus() == 1:
         print("This machine has one CPU: the loop and the shipper share it.")
-    if load > BUSY_LOAD or not is_quiet:
-        print(f"The load of this machine was {load:.1f}: trust the second table where nothing else runs.")
+    if load > BUSY_LOAD * n_cpus() or not is_quiet:
+        print(f"Other things ran here, too (load {load:.1f}): run it again when nothing else does.")
 
 
 def _print_loop(pairs: list[Pair], by_hand_s: float) -> None:

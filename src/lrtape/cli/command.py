@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser(
         "bench",
-        help="measure what recording costs on this machine, in ten seconds",
+        help="measure what recording costs on this machine, in some fifteen seconds",
         description="On a store of its own, in a temporary folder; nothing is left behind.",
     )
     bench.add_argument("--seconds", type=float, default=10.0, help="how long, about; default: 10")

@@ -57,6 +57,7 @@ class RunPage:
         self._summary = Summary()
         self._offset = 0
         self._read_tapes: set[str] = set()
+        self._knows_others = False
         self._title = ""
         self._n_planned: int | None = None
         self._pause_s = FIRST_REFRESH_S
@@ -98,7 +99,7 @@ class RunPage:
                 return
 
     def _finish(self, status: str) -> None:
-        knew_others = bool(self._title)
+        knew_others = self._knows_others
         with self._reading() as reader:
             if knew_others:  # Another one may have ended meanwhile; of two that end together, the later one sees both.
                 self._read_others()
@@ -143,12 +144,13 @@ class RunPage:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[SpoolReader]:
         """The spool, where reading it goes on; before, the first time, what is known of the run besides."""
-        if not self._title:
+        if not self._knows_others:
             tags = self._run.tags()
             steps = tags.get(STEPS, "")
             self._n_planned = int(steps) if steps.isdecimal() else None
             self._title = f"{tags.get(RUN_NAME, self._run.run_id)}: the learning rate that each step used"
             self._read_others()
+            self._knows_others = True
         with SpoolReader(self._folder.spool) as reader:
             frames = reader.frames()
             while reader.offset < self._offset and next(frames, None) is not None:

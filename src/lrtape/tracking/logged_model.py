@@ -50,7 +50,7 @@ MAX_EXAMPLE_NUMBERS = 200_000
 
 _FILES, _ABOUT = "files", "about.json"
 _SOURCE = "mlflow.source."
-_WARN = "warn_dependency_requirement_mismatches"
+_WARN_OF_REQUIREMENTS = "warn_dependency_requirement_mismatches"
 _log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,7 @@ def save_model(folder: Path, model: "nn.Module", inputs: "Tensor", note: ModelNo
     import torch
 
     new = folder.with_suffix(".new")
-    with _quietly(), torch.no_grad():
+    with _quietly(), _without_looking_at_packages(), torch.no_grad():
         expected = model(inputs)
         try:
             _save(new, PT2, model, inputs, expected)
@@ -252,10 +252,6 @@ def _link(row: Point, model_id: str, datasets: Mapping[str, tuple[str, str]]) ->
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without what torch and MLflow (3.17) say of every model that is saved."""
-    # To say that a requirement is not installed here, MLflow looks at every file of every package: 0.3 s.
-    about_requirements = getattr(environment, _WARN, None)
-    if about_requirements is not None:
-        setattr(environment, _WARN, lambda _: None)
     loggers = [logging.getLogger(name) for name in ("mlflow", "torch")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -267,5 +263,17 @@ def _quietly() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-            if about_requirements is not None:
-                setattr(environment, _WARN, about_requirements)
+
+
+@contextlib.contextmanager
+def _without_looking_at_packages() -> Iterator[None]:
+    """MLflow (3.17) looks at every file of every package, to warn of requirements that are not met here: 0.3 s."""
+    warn_of_requirements = getattr(environment, _WARN_OF_REQUIREMENTS, None)
+    if warn_of_requirements is None:  # another version of MLflow, which is slower at worst
+        yield
+        return
+    setattr(environment, _WARN_OF_REQUIREMENTS, lambda _: None)
+    try:
+        yield
+    finally:
+        setattr(environment, _WARN_OF_REQUIREMENTS, warn_of_requirements)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from lrtape.tape import Status
 
 if TYPE_CHECKING:
+    from lrtape.spool_folder import SpoolFolder
     from lrtape.tracking.datasets import LoggedDataset
 
 
@@ -14,6 +15,7 @@ class NoRun:
     """Has what a training calls of an `MlflowRun`, and keeps nothing."""
 
     run_id = ""
+    folder: "SpoolFolder | None" = None
     model_folder: Path | None = None
 
     def log_text(self, text: str, path: str) -> None:
