@@ -17,20 +17,20 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from lrtape.companion_process import EXIT_AGAIN, Answer, Ended, Settings, decode_word
+from lrtape.companion_process import EXIT_AGAIN, IDLE_S, MAX_RECORDINGS, Answer, Ended, Settings, decode_word
 from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tracking.uri import is_server, sqlite_path
+from lrtape.tracking.uri import is_server
+
+if TYPE_CHECKING:
+    from lrtape.delivery import Delivery
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
-IDLE_S = 60.0
-"""How long to wait for a recording, with nothing to do."""
-MAX_RECORDINGS = 50
-"""Then it ends: MLflow (3.17) keeps a connection to every store that it was ever given."""
 MAX_PROBLEM_CHARACTERS = 8000
 NICENESS = 10
 """The training goes first: under contention this process gets about a tenth of what the trainer gets."""
@@ -100,8 +100,17 @@ class TrainingProcess:
                 self._is_dead = True  # A forked child of it may still hold the pipe.
             if not events:
                 break
-        line = line or self._line()  # It may have said something before it died.
+        if not line and self._is_dead:
+            self._listen_to_the_end()
+            line = self._line()
         return decode_word(line) if line else None
+
+    def _listen_to_the_end(self) -> None:
+        """What it has said before it died; a forked child of it may still hold the pipe, and says nothing."""
+        os.set_blocking(_STDIN, False)
+        with contextlib.suppress(BlockingIOError):
+            while not self._is_silent:
+                self._listen()
 
     def _line(self) -> bytes:
         line, end, rest = self._unread.partition(b"\n")
@@ -119,11 +128,6 @@ class TrainingProcess:
             if self._pidfd < 0:
                 self._is_dead = True
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing more comes from it, alive or dead."""
-        return self._is_silent or self._is_dead
-
 
 def main() -> None:
     """Ship what is recorded, and say each time whether everything is stored."""
@@ -135,19 +139,17 @@ def main() -> None:
     trainer = TrainingProcess(int(sys.argv[1]))
     with contextlib.suppress(Exception):  # What is wrong is said when there is a log to say it in.
         _warm_up()
-    stores: dict[Path, tuple[int, int]] = {}
-    for _ in range(MAX_RECORDINGS):
+    for index in range(MAX_RECORDINGS):
         settings = trainer.next_recording()
         if settings is None:
             break
-        if _was_replaced(settings.tracking_uri, stores):
-            break
-        answer = _serve(settings, trainer)
+        delivery = _serve(settings, trainer)
+        # No more than a pipe holds: nobody reads it before the training has ended.
+        problem = delivery.problem[:MAX_PROBLEM_CHARACTERS]
+        answer = Answer(delivery.is_complete, problem, is_last=index + 1 == MAX_RECORDINGS)
         with contextlib.suppress(BrokenPipeError):  # The trainer is dead, and nobody is curious.
             os.write(answers, msgspec.json.encode(answer) + b"\n")
-        if trainer.is_silent:
-            return
-    sys.exit(EXIT_AGAIN)
+    os._exit(EXIT_AGAIN)  # at once: nobody shall take it for one that is there
 
 
 def _warm_up() -> None:
@@ -159,23 +161,16 @@ def _warm_up() -> None:
         importlib.import_module("sqlalchemy.orm").configure_mappers()
 
 
-def _was_replaced(tracking_uri: str, stores: dict[Path, tuple[int, int]]) -> bool:
-    """Whether a store is another one than it was: MLflow would go on writing into a file that has been deleted."""
-    path = sqlite_path(tracking_uri)
-    if path is None or not path.exists():
-        return path in stores
-    status = path.stat()
-    now = (status.st_dev, status.st_ino)
-    return stores.setdefault(path, now) != now
-
-
-def _serve(settings: Settings, trainer: TrainingProcess) -> Answer:
+def _serve(settings: Settings, trainer: TrainingProcess) -> "Delivery":
     """Ship one recording."""
-    os.environ.clear()
-    os.environ.update(settings.environment)
+    for name, text in settings.environment:
+        if text is None:
+            os.environb.pop(name, None)
+        else:
+            os.environb[name] = text
     with contextlib.suppress(OSError):  # It is gone, and then nothing relative to it is meant.
         os.chdir(settings.cwd)
-    folder = SpoolFolder(Path(settings.folder))
+    folder = SpoolFolder(Path(os.fsdecode(settings.folder)))
     with _logging_into(folder), folder.claim(), _forcing(folder.spool, settings.fsync_every_s):
         from lrtape.delivery import deliver  # late: see main()
         from lrtape.run_page.environment import environment
@@ -184,9 +179,7 @@ def _serve(settings: Settings, trainer: TrainingProcess) -> Answer:
         with contextlib.suppress(Exception):  # a full disk, or a strange package
             # Of what the training runs on, here, beside it: the spool may be shipped elsewhere.
             folder.environment.write_text(json.dumps(environment(), indent=2), encoding="utf-8")
-        delivery = deliver(folder, settings.tracking_uri, trainer, GIVE_UP_S)
-    # No more than a pipe holds: nobody reads it before the training has ended.
-    return Answer(delivery.is_complete, delivery.problem[:MAX_PROBLEM_CHARACTERS])
+        return deliver(folder, os.fsdecode(settings.tracking_uri), trainer, GIVE_UP_S)
 
 
 @contextlib.contextmanager

@@ -2,41 +2,63 @@
 
 import atexit
 import contextlib
-import fcntl
+import multiprocessing
 import os
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from lrtape.spool import End
+from lrtape.tracking.uri import sqlite_path
 
 EXIT_AGAIN = 75
 """Of a companion that has done nothing wrong, and wants to be followed by a new one."""
+IDLE_S = 60.0
+"""How long a companion waits for a recording, with nothing to do."""
+MAX_RECORDINGS = 50
+"""Then it ends: MLflow (3.17) keeps a connection to every store that it was ever given."""
+_ABOUT_TO_END_S = 10.0
+_MAX_COMPLAINT_BYTES = 1 << 14
 
-
-PIPE_BYTES = 1 << 20
+_OWN_ENVIRONMENT = {
+    # It tries again by itself, and tells how it goes; MLflow would be silent for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "PYTHONWARNINGS": "default",  # not `error`, which is meant for the training
+}
+_NOTHING_TO_A_COMPANION = {
+    # What it is told in other words, and where others note what they are at.
+    *("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),
+    *("PWD", "OLDPWD", "HYDRA_FULL_ERROR", "PYTEST_CURRENT_TEST"),
+}
 
 
 class Settings(msgspec.Struct, frozen=True, tag=True):
-    """What a companion needs to know of a recording.
+    """What a companion needs to know of a recording. Paths, and what is in the environment, need not be UTF-8.
 
     Attributes:
         folder: of its spool.
         tracking_uri: absolute. It goes through a pipe: it may hold a password, which nobody shall see in a list of
             processes, or find in a spool.
-        environment: of the training now, credentials included; a companion may have been started long before.
+        environment: what has changed of the environment since the companion was started; ``None`` for what is gone.
         cwd: where the training runs now.
         fsync_every_s: how often the spool is forced to the disk; ``None`` leaves that to the operating system.
     """
 
-    folder: str
-    tracking_uri: str
-    environment: dict[str, str]
-    cwd: str
+    folder: bytes
+    tracking_uri: bytes
+    environment: list[tuple[bytes, bytes | None]]
+    cwd: bytes
     fsync_every_s: float | None = None
 
 
@@ -60,46 +82,89 @@ class Answer(msgspec.Struct, frozen=True):
     Attributes:
         is_complete: whether everything is stored.
         problem: what a person must know, credentials masked; mostly nothing.
+        is_last: whether it takes no further recording.
     """
 
     is_complete: bool
     problem: str = ""
+    is_last: bool = False
 
 
 class CompanionProcess:
     """One companion. It serves one recording at a time: `begin`, `end`, and then there is an `answer`.
 
-    Belongs to one thread at a time.
+    Belongs to one thread at a time. Only its start raises, and nothing waits but `answer`.
 
     Raises:
         OSError: it cannot be started.
     """
 
     def __init__(self) -> None:
+        self._environment = _environment()
+        self._stores: dict[Path, tuple[int, int]] = {}
+        self._n_recordings = 0
+        self._idle_since_s = time.monotonic()
+        self._unread = b""
         # -P: what lies in the current folder must not shadow a module of ours.
         command = [sys.executable, "-P", "-m", "lrtape.companion", str(os.getpid())]
+        self._complaints = _temporary_file()
         self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell
             command,
             bufsize=0,  # or a pipe to a dead one would fail once more when it is closed
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # It opens the log of each recording itself.
-            env=environment(),
+            stderr=self._complaints,  # until it opens the log of a recording
+            env=self._environment,
             start_new_session=True,  # Ctrl-C is for the training, not for its shipper.
         )
-        self._unread = b""
         assert self._process.stdin is not None  # noqa: S101 - it was asked for
-        with contextlib.suppress(AttributeError, OSError):  # Linux; an environment shall fit, or telling it would wait
-            fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        os.set_blocking(self._process.stdin.fileno(), False)
 
     @property
     def exit_code(self) -> int | None:
         """``None`` as long as it is alive. Takes a microsecond."""
         return self._process.poll()
 
-    def begin(self, settings: Settings) -> None:
-        """Let it ship a recording. Does not raise: of one that is dead there is an `exit_code`."""
-        self._tell(settings)
+    @property
+    def complaints(self) -> bytes:
+        """What it has said outside of any recording, before it could ship one, say."""
+        size = self._complaints.seek(0, os.SEEK_END)
+        self._complaints.seek(max(0, size - _MAX_COMPLAINT_BYTES))
+        return self._complaints.read()
+
+    def can_take(self, tracking_uri: str) -> bool:
+        """Whether it is fit for another recording.
+
+        What it has imported keeps credentials that it has used, and files that it has opened: one that has shipped a
+        recording ships no other one with another environment, or into a store that was replaced meanwhile.
+        """
+        if self.exit_code is not None or time.monotonic() - self._idle_since_s > IDLE_S - _ABOUT_TO_END_S:
+            return False
+        path = sqlite_path(tracking_uri)
+        if path in self._stores and self._stores[path] != _identity(path):
+            return False
+        return self._n_recordings == 0 or not any(
+            name not in _NOTHING_TO_A_COMPANION for name, _ in self._changes(_environment())
+        )
+
+    def _changes(self, now: dict[str, str]) -> list[tuple[str, str | None]]:
+        names = {*now, *self._environment}
+        return [(name, now.get(name)) for name in sorted(names) if now.get(name) != self._environment.get(name)]
+
+    def begin(self, folder: Path, tracking_uri: str, fsync_every_s: float | None) -> None:
+        """Let it ship a recording; see `Settings`. Of one that is dead, or does not listen, there is an `exit_code`."""
+        self._n_recordings += 1
+        self._note_store(tracking_uri)
+        now = _environment()
+        changes = [
+            (os.fsencode(name), None if text is None else os.fsencode(text)) for name, text in self._changes(now)
+        ]
+        self._environment = now
+        try:
+            cwd = os.fsencode(Path.cwd())
+        except FileNotFoundError:
+            cwd = b"/"  # It was deleted.
+        self._tell(Settings(os.fsencode(folder), os.fsencode(tracking_uri), changes, cwd, fsync_every_s))
 
     def end(self, end: End) -> None:
         """Tell it that the spool has ended, so that it need not look, or if the spool itself cannot say so."""
@@ -109,10 +174,10 @@ class CompanionProcess:
         # The pipe stays open: where there are no pidfds, its end tells the companion that this process is dead.
         pipe = self._process.stdin
         assert pipe is not None  # noqa: S101 - it was asked for
-        with contextlib.suppress(OSError):
-            rest = memoryview(msgspec.json.encode(word) + b"\n")
-            while rest:
-                rest = rest[pipe.write(rest) :]
+        line = msgspec.json.encode(word) + b"\n"
+        with contextlib.suppress(BrokenPipeError):
+            if pipe.write(line) != len(line):  # It has not read for long, or the environment has grown by 64 KiB.
+                self._process.kill()
 
     def answer(self, wait_s: float) -> Answer | None:
         """What it says of the recording, as soon as it does so; ``None`` where it has not, or is dead.
@@ -138,10 +203,20 @@ class CompanionProcess:
         self._unread = rest
         return msgspec.json.decode(line, type=Answer)
 
+    def rest(self, tracking_uri: str) -> None:
+        """It has answered, and waits for another recording from now on."""
+        self._idle_since_s = time.monotonic()
+        self._note_store(tracking_uri)  # It may have made it.
+
+    def _note_store(self, tracking_uri: str) -> None:
+        path = sqlite_path(tracking_uri)
+        if path is not None and (identity := _identity(path)) is not None:
+            self._stores.setdefault(path, identity)
+
     def kill(self) -> None:
         """End it; for one that has nothing to do."""
         self._process.kill()
-        with self._process:  # waits, and closes its pipes
+        with self._process, self._complaints:  # waits, and closes its pipes
             pass
 
     def forget(self) -> None:
@@ -152,22 +227,28 @@ class CompanionProcess:
         self._process.returncode = 0  # or Popen would warn that it is still running
 
 
-def environment() -> dict[str, str]:
-    """Of a companion: that of this process, with MLflow's settings changed."""
-    return os.environ | {
-        # It tries again by itself, and tells how it goes; MLflow would be silent for minutes.
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "PYTHONWARNINGS": "default",  # not `error`, which is meant for the training
-    }
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # A full disk is no reason not to ship.
+        return Path(os.devnull).open("w+b")
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | _OWN_ENVIRONMENT
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class IdleCompanions:
     """The companions of this process that have nothing to do: one is started before there is a recording, and they are
-    kept for the next one. A companion ends by itself when it has been idle for a minute.
+    kept for the next one. A companion ends by itself when it has been idle for `IDLE_S`.
 
     Used by all threads. A forked child has none.
     """
@@ -178,24 +259,34 @@ class IdleCompanions:
         self._is_registered = False
 
     def expect(self) -> None:
-        """See that there is one: a recording is about to begin. Takes a millisecond. Does not raise."""
+        """See that there is one: a recording is about to begin. Takes a millisecond. Does not raise.
+
+        Not in a child of `multiprocessing`, which seldom trains, and imports what its parent has imported.
+        """
+        if multiprocessing.parent_process() is not None:
+            return
         with self._lock, contextlib.suppress(OSError):
-            self._remove_dead()
+            self._idle = [companion for companion in self._idle if companion.exit_code is None]
             if not self._idle:
                 self._keep(CompanionProcess())
 
-    def take(self) -> CompanionProcess:
-        """One that is idle, or else a new one.
+    def take(self, tracking_uri: str) -> CompanionProcess:
+        """One that is idle and fit for a recording into this store, or else a new one.
 
         Raises:
             OSError: none can be started.
         """
         with self._lock:
-            self._remove_dead()
-            return self._idle.pop() if self._idle else CompanionProcess()
+            while self._idle:
+                companion = self._idle.pop()
+                if companion.can_take(tracking_uri):
+                    return companion
+                companion.kill()
+            return CompanionProcess()
 
-    def give_back(self, companion: CompanionProcess) -> None:
-        """Keep one that has answered."""
+    def give_back(self, companion: CompanionProcess, tracking_uri: str) -> None:
+        """Keep one that has answered, after a recording into this store."""
+        companion.rest(tracking_uri)
         with self._lock:
             self._keep(companion)
 
@@ -211,9 +302,6 @@ class IdleCompanions:
             os.register_at_fork(after_in_child=self._forget)
             atexit.register(self.reset)
         self._idle.append(companion)
-
-    def _remove_dead(self) -> None:
-        self._idle = [companion for companion in self._idle if companion.exit_code is None]
 
     def _forget(self) -> None:
         self._lock = threading.Lock()

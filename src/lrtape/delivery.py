@@ -93,14 +93,18 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
         not_uploaded = _upload(folder, header, run)
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
+        is_shown = folder.model_due() is not None
+        if is_shown:  # There is time before the run ends.
+            _show(run, page, shipped)
+            ended = _await_model(folder, writer, shipped)
+            is_shown = ended == shipped
+            shipped = ended
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
     # The run is right now, whatever becomes of the rest.
-    page.finish(shipped.end.status if shipped.end is not None else Status.KILLED)
-    seed_dashboard(run)
-    while folder.is_model_due() and writer.is_alive():
-        time.sleep(LOOK_S)
+    if not is_shown:
+        _show(run, page, shipped)
     no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
     problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))
     is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)
@@ -120,6 +124,23 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
             )
         )
     return delivery
+
+
+def _show(run: MlflowRun, page: RunPage, shipped: Shipped) -> None:
+    page.finish(shipped.end.status if shipped.end is not None else Status.KILLED)
+    seed_dashboard(run)
+
+
+def _await_model(folder: SpoolFolder, writer: Writer, shipped: Shipped) -> Shipped:
+    """What was shipped, with how the training has ended after its last step, while it made its model."""
+    while folder.model_due() == "" and writer.is_alive():
+        time.sleep(LOOK_S)
+    ended = folder.model_due()
+    if ended is None or shipped.end is None:
+        return shipped
+    if not ended:  # Its process has died.
+        return dataclasses.replace(shipped, end=None)
+    return dataclasses.replace(shipped, end=dataclasses.replace(shipped.end, status=Status(ended)))
 
 
 def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:

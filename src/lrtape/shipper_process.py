@@ -1,12 +1,12 @@
 """The shipping of one recording, as the training process sees it."""
 
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from lrtape.companion_process import EXIT_AGAIN, IDLE_COMPANIONS, CompanionProcess, Settings, environment
+from lrtape.companion_process import EXIT_AGAIN, IDLE_COMPANIONS, CompanionProcess
 from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
 
@@ -37,6 +37,7 @@ class ShipperProcess:
         self._writer_pid = os.getpid()
         self._end: End | None = None
         self._pause_s = RESTART_PAUSE_S
+        self._companion: CompanionProcess | None = None
         self._companion = self._start()
 
     def tend(self) -> None:
@@ -68,14 +69,16 @@ class ShipperProcess:
                 # It may have been killed after it has answered.
                 answer = self._companion.answer(max(0.0, min(LOOK_S, deadline - time.monotonic())))
                 if answer is not None:
-                    IDLE_COMPANIONS.give_back(self._companion)
+                    if not answer.is_last:
+                        IDLE_COMPANIONS.give_back(self._companion, self._tracking_uri)
                     return answer.problem if answer.is_complete else None
             if time.monotonic() >= deadline:
                 return None
             if self._has_crashed():
                 if n_restarts == MAX_RESTARTS_AT_END:
+                    self._keep_complaints()
                     return None
-                n_restarts += 1
+                n_restarts += not self._wants_another()
                 self._companion = self._start()
             show()
 
@@ -89,27 +92,20 @@ class ShipperProcess:
 
     def _start(self) -> CompanionProcess | None:
         self._started_s = time.monotonic()
+        self._keep_complaints()
         try:
-            companion = IDLE_COMPANIONS.take()
-        except OSError as error:
+            companion = IDLE_COMPANIONS.take(self._tracking_uri)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             _log.info("cannot start the shipper of %s: %s", self._folder.path, error)
             return None
-        companion.begin(
-            Settings(
-                folder=str(self._folder.path),
-                tracking_uri=self._tracking_uri,
-                environment=environment(),
-                cwd=_cwd(),
-                fsync_every_s=self._fsync_every_s,
-            )
-        )
+        companion.begin(self._folder.path, self._tracking_uri, self._fsync_every_s)
         if self._end is not None:
             companion.end(self._end)
         return companion
 
-
-def _cwd() -> str:
-    try:
-        return str(Path.cwd())
-    except FileNotFoundError:
-        return "/"  # It was deleted.
+    def _keep_complaints(self) -> None:
+        """Put what a companion that has crashed had to say into the folder's log."""
+        if self._companion is None or not (complaints := self._companion.complaints):
+            return
+        with contextlib.suppress(OSError), self._folder.log.open("ab") as log:
+            log.write(complaints)

@@ -15,6 +15,7 @@ from typing import Self
 import msgspec
 
 from lrtape.errors import ConfigError
+from lrtape.tape import Status
 
 _log = logging.getLogger(__name__)
 
@@ -120,18 +121,27 @@ class SpoolFolder:
 
     @contextlib.contextmanager
     def model_is_due(self) -> Iterator[None]:
-        """While the training, which is over, makes that model, its shipper waits for it. Does not raise."""
+        """While the training makes that model, after its last step: its shipper waits for it before it ends the run.
+
+        Where the block is left by an exception, that tells how the training has ended.
+        """
         with contextlib.suppress(OSError):  # a full disk, or a folder that was deleted: then nobody waits
             self._model_due.touch()
         try:
             yield
-        finally:
+        except BaseException as error:
             with contextlib.suppress(OSError):
-                self._model_due.unlink()
+                self._model_due.write_text(Status.after(error))
+            raise
+        with contextlib.suppress(OSError):
+            self._model_due.unlink()
 
-    def is_model_due(self) -> bool:
-        """Whether that model is being made, or whoever made it has died."""
-        return self._model_due.exists()
+    def model_due(self) -> str | None:
+        """``None`` where no model is to come, empty while it is made, else how the training ended instead."""
+        try:
+            return self._model_due.read_text()
+        except OSError:
+            return None
 
     def load_progress(self) -> Progress:
         """Read the progress; none where nothing was sent yet."""

@@ -20,6 +20,7 @@ from lrtape.errors import ConfigError
 from lrtape.recover import recover
 from lrtape.tracking.history import History, read_run
 from lrtape.tracking.logged_model import save_model
+from lrtape.tracking.mlflow_run import COMPLETE, NOTE
 
 Train = Callable[..., float]
 Compose = Callable[..., Any]
@@ -176,22 +177,43 @@ def test_a_resumed_training_has_one_model_at_the_end(train_in_process: Train, st
 def test_what_was_recorded_does_not_wait_for_the_model(
     train_in_process: Train, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run is FINISHED, and its rows are there, while the model is made; and then it has the model, too."""
-    seen: list[tuple[str, int]] = []
+    """All rows are there while the model is made, and the run has its page; it ends when it has the model, too."""
+    seen: list[tuple[str, bool, int]] = []
 
     def save_late(*args: Any) -> str:
         deadline = time.monotonic() + DEADLINE_S
-        while (run := only_run(store)).info.status != "FINISHED" and time.monotonic() < deadline:
+        while NOTE not in (run := only_run(store)).data.tags and time.monotonic() < deadline:
             time.sleep(0.05)
-        seen.append((run.info.status, len(read_run(run.info.run_id, store)["lr/layer1"])))
+        seen.append((run.info.status, NOTE in run.data.tags, len(read_run(run.info.run_id, store)["lr/layer1"])))
         return save_model(*args)
 
     monkeypatch.setattr("lrtape.tracking.logged_model.save_model", save_late)
     train_in_process(*SHORT)
     (model,) = models_of(store, only_run(store))
 
-    assert seen == [("FINISHED", 2 * N_STEPS)]
+    assert seen == [("RUNNING", True, 2 * N_STEPS)]
+    assert only_run(store).info.status == "FINISHED"
     assert str(model.status) == "READY"
+
+
+def test_who_interrupts_while_the_model_is_made_has_killed_the_training(
+    train_in_process: Train, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row is there, and no model; the page says so, too."""
+
+    def interrupt(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrtape.tracking.logged_model.save_model", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_in_process(*SHORT)
+    run = only_run(store)
+
+    assert run.info.status == "KILLED"
+    assert run.data.tags[COMPLETE] == "true"
+    assert len(read_run(run.info.run_id, store)["lr/layer1"]) == 2 * N_STEPS
+    assert "the training was killed" in run.data.tags[NOTE]
+    assert models_of(store, run) == []
 
 
 def test_without_a_server_data_and_model_come_with_the_run(

@@ -215,7 +215,7 @@ def _train(
 
 @contextlib.contextmanager
 def _storing_meanwhile(session: "Session", run: "Run", world: World) -> Iterator[None]:
-    """End the recording, and so the run, and let the shipper store it while the model is made, for which it waits then.
+    """End the recording, and let the shipper store it while the model is made; the run ends when that is over.
 
     Where there are several processes, what ends the recording is agreed upon when it is closed.
     """

@@ -51,6 +51,7 @@ MAX_EXAMPLE_NUMBERS = 200_000
 _FILES, _ABOUT = "files", "about.json"
 _SOURCE = "mlflow.source."
 _WARN_OF_REQUIREMENTS = "warn_dependency_requirement_mismatches"
+_warn_of_requirements = getattr(environment, _WARN_OF_REQUIREMENTS, None)
 _log = logging.getLogger(__name__)
 
 
@@ -268,12 +269,11 @@ def _quietly() -> Iterator[None]:
 @contextlib.contextmanager
 def _without_looking_at_packages() -> Iterator[None]:
     """MLflow (3.17) looks at every file of every package, to warn of requirements that are not met here: 0.3 s."""
-    warn_of_requirements = getattr(environment, _WARN_OF_REQUIREMENTS, None)
-    if warn_of_requirements is None:  # another version of MLflow, which is slower at worst
+    if _warn_of_requirements is None:  # another version of MLflow, which is slower at worst
         yield
         return
     setattr(environment, _WARN_OF_REQUIREMENTS, lambda _: None)
     try:
         yield
     finally:
-        setattr(environment, _WARN_OF_REQUIREMENTS, warn_of_requirements)
+        setattr(environment, _WARN_OF_REQUIREMENTS, _warn_of_requirements)
