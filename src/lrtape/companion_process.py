@@ -41,6 +41,7 @@ _NOTHING_TO_A_COMPANION = {
     *("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),
     *("PWD", "OLDPWD", "HYDRA_FULL_ERROR", "PYTEST_CURRENT_TEST"),
 }
+_READ_AT_START = ("PYTHON", "LD_")
 
 
 class Settings(msgspec.Struct, frozen=True, tag=True):
@@ -143,9 +144,10 @@ class CompanionProcess:
         path = sqlite_path(tracking_uri)
         if path in self._stores and self._stores[path] != _identity(path):
             return False
-        return self._n_recordings == 0 or not any(
-            name not in _NOTHING_TO_A_COMPANION for name, _ in self._changes(_environment())
-        )
+        changed = {name for name, _ in self._changes(_environment())} - _NOTHING_TO_A_COMPANION
+        if self._n_recordings == 0:
+            return not any(name.startswith(_READ_AT_START) for name in changed)
+        return not changed
 
     def _changes(self, now: dict[str, str]) -> list[tuple[str, str | None]]:
         names = {*now, *self._environment}
