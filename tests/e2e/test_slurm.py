@@ -93,6 +93,7 @@ def test_twelve_trials_whose_driver_is_killed_and_whose_config_is_edited(server:
         place,
         server,
         "twelve",
+        *(SAMPLE[0], "+data.pause_s=0.2", SAMPLE[2]),  # longer than a driver takes to start
         f"hydra.searchpath=[file://{conf}]",
         "optimizer=mine",
         "scheduler.gamma=0.1,0.2,0.3,0.4,0.5,0.6",
