@@ -218,6 +218,87 @@ def test_a_store_that_was_replaced_is_the_one_that_is_written_to(store: str, tmp
     assert rows_of(later) == 1
 
 
+@pytest.mark.usefixtures("no_companion")
+def test_another_environment_has_another_companion(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What MLflow has imported keeps the credentials that it has used; what says where a run goes changes nothing."""
+    runs, seen = [MlflowRun.create(store) for _ in range(3)], []
+    for run, (name, text) in zip(runs, [("A", "1"), ("MLFLOW_TRACKING_URI", store), ("A", "2")], strict=True):
+        monkeypatch.setenv(name, text)
+        make_a_step(run)
+        seen.append(companions())
+
+    assert seen[1] == seen[0]
+    assert len(seen[2]) == 1
+    assert seen[2] != seen[0]
+    assert [rows_of(run) for run in runs] == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_what_is_no_text_is_told_too(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment and a folder may hold any bytes, also those that a companion was not started with."""
+    odd = os.fsdecode(b"M\xfcller")
+    IDLE_COMPANIONS.expect()
+    monkeypatch.setenv("ODD", odd)
+    (tmp_path / odd).mkdir()
+    monkeypatch.chdir(tmp_path / odd)
+    run = MlflowRun.create(store)
+    make_a_step(run)
+
+    assert rows_of(run) == 1
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_companion_that_takes_no_more_is_not_asked_again(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so with its last answer."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import lrtape.companion_process\nlrtape.companion_process.MAX_RECORDINGS = 1\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    runs = [MlflowRun.create(store) for _ in range(2)]
+    for run in runs:
+        make_a_step(run)
+
+    assert [rows_of(run) for run in runs] == [1, 1]
+    assert IDLE_COMPANIONS._idle == []
+
+
+def test_a_training_that_dies_at_once_is_stored(store: str, tmp_path: Path) -> None:
+    """Before its shipper has read a word: all rows are there, and the run is KILLED."""
+    run = MlflowRun.create(store)
+    script = (
+        "import os, sys, signal, torch, lrtape\nfrom lrtape.tracking.mlflow_run import MlflowRun\n"
+        "optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)\n"
+        "run = MlflowRun.join(sys.argv[1], sys.argv[2])\n"
+        "lrtape.attach(optimizer, run=run)\n"
+        "for _ in range(5):\n    optimizer.step()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", script, run.run_id, store]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"LONG": "x" * 100_000}, check=False)
+    client, deadline = MlflowClient(tracking_uri=store), time.monotonic() + DEADLINE_S
+    while client.get_run(run.run_id).info.status == "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert client.get_run(run.run_id).info.status == "KILLED"
+    assert rows_of(run) == 5
+
+
+def test_a_companion_that_cannot_start_says_why(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder of its recording, where what it has to say stands otherwise, too."""
+    IDLE_COMPANIONS.reset()
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho cannot load libfoo.so >&2\nexit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.warns(UserWarning, match="lrtape recover"):
+        make_a_step(MlflowRun.create(store))
+    (log,) = tmp_path.glob(".lrtape/*/shipper.log")
+
+    assert "cannot load libfoo.so" in log.read_text()
+
+
 class Refusing(http.server.BaseHTTPRequestHandler):
     """Notes who asks."""
 

@@ -102,6 +102,9 @@ def attach(
     open: a cell of a notebook may be run twice. An optimizer is recorded by one session at a time, which may have one
     beside it that only prints; `autolog` leaves it out as long as the session is open.
 
+    A second process sends what is recorded to MLflow; some 230 MB. It is started here, and kept for the next recording:
+    it ends when it has had nothing to do for a minute, or with this process.
+
     In a training of several processes, call it on every rank or on rank 0 alone, after ``init_process_group``: rank 0
     records, and the others print nothing, open no run and no spool, and compare their learning rates with those of
     rank 0.

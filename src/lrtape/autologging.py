@@ -61,6 +61,9 @@ def autolog(
     ``mlflow.start_run()`` goes on as before. A thread without an active run counts as being in the runs of the thread
     that has called `autolog`.
 
+    A process that is to send what will be recorded is started at once, and imports MLflow: some 230 MB. It ends when it
+    has had nothing to do for a minute, or with this process.
+
     While it is on, calling it again changes nothing. It installs no signal handler, prints nothing unless asked to,
     and changes no environment variable. If it cannot start at the first step, because the tracking store does not
     answer say, it warns and switches itself off.
