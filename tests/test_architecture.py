@@ -23,6 +23,7 @@ LAYERS = [
         "trials",
         "cpus",
         "ranks",
+        "quick_exit",
         "colors",
         "changes",
         "lines",

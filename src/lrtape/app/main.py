@@ -24,6 +24,7 @@ from lrtape.app.exit_codes import EXIT_INTERRUPTED, MISTAKES, exit_code_of
 from lrtape.app.interrupts import Interrupted
 from lrtape.app.program import program
 from lrtape.errors import ConfigError
+from lrtape.quick_exit import exit_quickly
 from lrtape.ranks import these_ranks
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password
 
@@ -63,6 +64,7 @@ def main() -> None:
     finding, 1, Ctrl-C 130, SIGTERM 143.
     With ``HYDRA_FULL_ERROR=1`` every error comes with its traceback. Of several processes, rank 0 speaks.
     """
+    exit_quickly()
     with other_ranks.begin(these_ranks()), _sharing_configs():
         _main()
 

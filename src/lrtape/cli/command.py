@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lrtape.errors import LRTapeError
+from lrtape.quick_exit import exit_quickly
 
 EXIT_REFUSED = 2
 """Of a wrong input, and of whatever cannot be done at all."""
@@ -14,6 +15,7 @@ EXIT_REFUSED = 2
 
 def main() -> None:
     """Run one command. Installed as the script ``lrtape``."""
+    exit_quickly()
     if sys.argv[1:2] == ["train"]:
         _train(sys.argv[2:])  # Hydra reads its own arguments
         return
