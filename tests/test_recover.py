@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -194,7 +195,12 @@ def test_recover_takes_over_from_a_shipper_that_cannot(store: str, tmp_path: Pat
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     session = lrtape.attach(optimizer, run=run, close_timeout_s=0.0)
     optimizer.step()
+    (folder,) = SpoolFolder.find(tmp_path / ".lrtape")
+    deadline = time.monotonic() + DEADLINE_S
+    while not folder.load_progress().points and time.monotonic() < deadline:
+        time.sleep(0.01)  # While MLflow (3.17) opens a database, it tries for 100 s, and does not listen.
     shutil.move(tmp_path / "mlflow.db", tmp_path / "moved.db")
+    optimizer.step()
     (tmp_path / "mlflow.db").mkdir()  # nothing can be opened there
     with pytest.warns(UserWarning, match="lrtape recover"):
         session.close()
@@ -202,7 +208,7 @@ def test_recover_takes_over_from_a_shipper_that_cannot(store: str, tmp_path: Pat
     (result,) = recover(tmp_path / ".lrtape", moved)
 
     assert (result.problem, result.is_complete) == ("", True)
-    assert list(read_run(run.run_id, moved)["lr/group_00"].steps) == [0]
+    assert list(read_run(run.run_id, moved)["lr/group_00"].steps) == [0, 1]
 
 
 def test_a_hidden_password_is_asked_for(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
