@@ -1,5 +1,6 @@
 """Ways to log the lr of every group at every step, into one store."""
 
+import abc
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ class Stored(NamedTuple):
     n_wrong: int
 
 
-class Way:
+class Way(abc.ABC):
     """A way to log the lr of every group at every step, into one store. A context manager: open while it is measured.
 
     Args:
@@ -49,9 +50,9 @@ class Way:
         """The loop that logs nothing."""
         return self.training.loop(n_steps, clock=clock)
 
+    @abc.abstractmethod
     def logging(self, n_steps: int, clock: Clock | None = None) -> Cost:
         """The same loop, which logs."""
-        raise NotImplementedError
 
     def n_waits(self, loop: Callable[[int, Clock | None], Cost], n_steps: int) -> float:
         """How often one of these loops waits for the GPU, in a step."""
