@@ -43,6 +43,7 @@ class Way(abc.ABC):
     def __enter__(self) -> Self:
         return self
 
+    @abc.abstractmethod
     def __exit__(self, *_: object) -> None:
         """Everything is stored."""
 
@@ -147,6 +148,9 @@ class Lightning(Way):
     """Lightning's ``LearningRateMonitor`` with its ``MLFlowLogger``, against Lightning without both."""
 
     keys = [f"lr-AdamW/{name}" for name in NAMES]
+
+    def __exit__(self, *_: object) -> None:
+        """Its logger has stored everything within each loop."""
 
     def bare(self, n_steps: int, clock: Clock | None = None) -> Cost:
         """See `Way.bare`."""
