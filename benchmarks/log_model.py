@@ -27,8 +27,9 @@ from mlflow.entities import LoggedModelOutput
 import lrtape
 from lrtape.delivery import _rows_of
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tracking.logged_model import ModelNote, put_model, save_model
+from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.saved_model import ModelNote, save_model
 
 N_STEPS = 100_000
 N_REPEATS = 3

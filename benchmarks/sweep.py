@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from lrtape.tracking.sweep_runs import TRIAL
+from lrtape.tracking.tags import TRIAL
 
 GAMMAS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8"
 N_POINTS = 8

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 from playwright.sync_api import Browser
 
 from lrtape.tracking.mlflow_run import MlflowRun
-from lrtape.tracking.sweep_runs import TRIAL
+from lrtape.tracking.tags import TRIAL
 from rig.browser import CHROMIUM, card, chromium, page_at, shoot, unfold
 from rig.place import LRTAPE, Place
 from rig.store import Server, Store
@@ -153,7 +153,7 @@ def pages(browser: Browser, place: Place) -> Iterator[tuple[str, bytes]]:
         order_by=["metrics.`val/loss`"],
     )
     best = MlflowRun.join(runs[0].info.run_id, store.uri)
-    with page_at(browser, f"{server.uri}/{best.dashboard_link()}", WIDTH_PX, 1520, has_assistant=False) as page:
+    with page_at(browser, f"{server.uri}/{best.links.dashboard()}", WIDTH_PX, 1520, has_assistant=False) as page:
         card(page, "Parallel Coordinates").locator("svg, canvas").first.wait_for(state="attached")
         page.get_by_label("Hide banner").click()  # of what MLflow says about views
         yield "dashboard", shoot(page)

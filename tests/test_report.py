@@ -19,12 +19,25 @@ from lrtape.report.verdict import schedule_verdict, verdict
 from lrtape.report.winner import command_of, config_of
 from lrtape.tape import Point, Status
 from lrtape.tape_file import write_tape
-from lrtape.tracking.dashboard import AVERAGED, DASHBOARD, Contents
+from lrtape.tracking.dashboard import Contents
 from lrtape.tracking.find_sweep import PLANNED, find_sweep
-from lrtape.tracking.mlflow_run import ERROR, NOTE, MlflowRun
+from lrtape.tracking.links import AVERAGED, DASHBOARD
+from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.shared_view import SHARED_VIEW, decode
-from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, OBJECTIVE, SEED, SWEEP, THREADS, TRIAL, TRIALS, VALUES
+from lrtape.tracking.tags import (
+    BEST,
+    ERROR,
+    FINISHED_TRIALS,
+    NOTE,
+    OBJECTIVE,
+    SEED,
+    SWEEP,
+    THREADS,
+    TRIAL,
+    TRIALS,
+    VALUES,
+)
 from lrtape.trials import SweepRun, Trial, TrialRun
 
 COMMAND = "python train.py -m scheduler.gamma=0.1,0.5 scheduler.step_size=2,5"

@@ -212,7 +212,9 @@ def test_a_store_that_was_replaced_is_the_one_that_is_written_to(store: str, tmp
     shipper.end(writer.end(Status.FINISHED))
     writer.close()
 
-    assert shipper.wait(DEADLINE_S) == ""
+    answer = shipper.wait(DEADLINE_S)
+    assert answer is not None
+    assert answer.problem == ""
     assert len(companions()) == 1
     assert companions() != first
     assert rows_of(later) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from lrtape.tracking.sweep_runs import TRIAL
+from lrtape.tracking.tags import TRIAL
 from scaling.processes import LOOK_S, memory_kib, start
 
 SUBREAPER = 36

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 import lrtape
-from lrtape.tracking.mlflow_run import COMPLETE, MlflowRun
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.tags import COMPLETE
 from scaling.processes import memory_kib
 
 GROUPS = ("embedding", "body", "neck", "head")

@@ -1,8 +1,9 @@
 """``python -m lrtape.companion PID``: the shipper process, which a `CompanionProcess` starts beside the training.
 
 It ships one recording after another of the process with that number, and waits for the next one in between: what takes
-two seconds, and what a short training would wait for, is to import MLflow. It outlives Ctrl-C and the training process,
-and is done with a recording when everything is stored and the run says how it ended.
+two seconds, and what a short training would wait for, is to import MLflow. Before a recording it may create its run, so
+that the training process need not import MLflow at all. It outlives Ctrl-C and the training process, and is done with a
+recording when everything is stored and the run says how it ended.
 """
 
 import contextlib
@@ -15,23 +16,41 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from lrtape.companion_process import EXIT_AGAIN, IDLE_S, MAX_RECORDINGS, Answer, Ended, Settings, decode_word
+from lrtape.companion_process import (
+    EXIT_AGAIN,
+    IDLE_S,
+    MAX_RECORDINGS,
+    Answer,
+    Ended,
+    Recording,
+    RunCreated,
+    RunRefused,
+    RunWanted,
+    Settings,
+    Word,
+    decode_word,
+)
+from lrtape.errors import LRTapeError
 from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
+from lrtape.tape import Status
 from lrtape.tracking.uri import is_server
 
 if TYPE_CHECKING:
     from lrtape.delivery import Delivery
+    from lrtape.tracking.mlflow_run import MlflowRun
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 MAX_PROBLEM_CHARACTERS = 8000
+_LONG_S = 1e6
+"""For ever: the training prepares itself, or looks at its data."""
 NICENESS = 10
 """The training goes first: under contention this process gets about a tenth of what the trainer gets."""
 
@@ -39,8 +58,8 @@ NICENESS = 10
 class TrainingProcess:
     """The process that writes the spools, as it can be seen through the pipe on stdin that it holds open.
 
-    For each recording there are two lines: the `Settings`, and how it `Ended`. Its death is seen by a pidfd where there
-    is one, else by the end of that pipe.
+    For each recording there are two lines: that it is a `Recording`, and how it `Ended`; before them there may be one
+    more, that a `RunWanted`. Its death is seen by a pidfd where there is one, else by the end of that pipe.
 
     Args:
         pid: its number.
@@ -65,10 +84,10 @@ class TrainingProcess:
         if os.getppid() != pid:
             self._is_dead = True  # It died before, and its number may be another process's by now.
 
-    def next_recording(self) -> Settings | None:
-        """Wait for a recording; ``None`` where none comes."""
+    def next_task(self, wait_s: float = IDLE_S) -> RunWanted | Recording | None:
+        """Wait for something to do; ``None`` where nothing comes."""
         self.last_word = None
-        while isinstance(word := self._next_word(IDLE_S, waits_in_silence=False), Ended):
+        while isinstance(word := self._next_word(wait_s, waits_in_silence=False), Ended):
             pass  # the last word of the recording before, whose spool has said it, too
         return word
 
@@ -88,7 +107,7 @@ class TrainingProcess:
         if isinstance(word, Ended):
             self.last_word = word.end
 
-    def _next_word(self, wait_s: float, waits_in_silence: bool) -> Settings | Ended | None:
+    def _next_word(self, wait_s: float, waits_in_silence: bool) -> Word | None:
         deadline = time.monotonic() + wait_s
         while not (line := self._line()) and not self._is_dead and (waits_in_silence or not self._is_silent):
             events = dict(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
@@ -139,30 +158,54 @@ def main() -> None:
     trainer = TrainingProcess(int(sys.argv[1]))
     with contextlib.suppress(Exception):  # What is wrong is said when there is a log to say it in.
         _warm_up()
-    for index in range(MAX_RECORDINGS):
-        settings = trainer.next_recording()
-        if settings is None:
-            break
-        delivery = _serve(settings, trainer)
-        # No more than a pipe holds: nobody reads it before the training has ended.
-        problem = delivery.problem[:MAX_PROBLEM_CHARACTERS]
-        answer = Answer(delivery.is_complete, problem, is_last=index + 1 == MAX_RECORDINGS)
-        with contextlib.suppress(BrokenPipeError):  # The trainer is dead, and nobody is curious.
-            os.write(answers, msgspec.json.encode(answer) + b"\n")
+    serve(trainer, lambda answer: _say(answers, answer))
     os._exit(EXIT_AGAIN)  # at once: nobody shall take it for one that is there
+
+
+def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefused], object]) -> None:
+    """Do what a training process asks for, until nothing more comes, or `MAX_RECORDINGS` are shipped."""
+    unrecorded: tuple[MlflowRun, SpoolFolder] | None = None
+    n_recordings = 0
+    while n_recordings < MAX_RECORDINGS:
+        task = trainer.next_task(IDLE_S if unrecorded is None else _LONG_S)
+        if task is None:
+            break
+        with _taking_over(task.settings) as folder:
+            if isinstance(task, Recording):
+                unrecorded = None
+                n_recordings += 1
+                delivery = _ship(task, folder, trainer)
+                # No more than a pipe holds: nobody reads it before the training has ended.
+                problem = delivery.problem[:MAX_PROBLEM_CHARACTERS]
+                is_last = n_recordings == MAX_RECORDINGS
+                say(Answer(delivery.is_complete, problem, is_last, tuple(sorted(delivery.views))))
+            else:
+                run, answer = _create_run(task, folder)
+                unrecorded = None if run is None else (run, folder)
+                say(answer)
+    if unrecorded is not None:
+        run, folder = unrecorded
+        run.finish(Status.KILLED)
+        folder.remove()
+
+
+def _say(answers: int, answer: Answer | RunCreated | RunRefused) -> None:
+    with contextlib.suppress(BrokenPipeError):  # The trainer is dead, and nobody is curious.
+        os.write(answers, msgspec.json.encode(answer) + b"\n")
 
 
 def _warm_up() -> None:
     """Import what any recording needs; and, where it goes into a database, what takes MLflow as long again."""
-    for module in ("lrtape.delivery", "pyarrow.parquet"):
+    for module in ("lrtape.delivery", "lrtape.tracking.realize", "pyarrow.parquet"):
         importlib.import_module(module)
     if not is_server(os.environ.get("MLFLOW_TRACKING_URI", "")):
         importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
         importlib.import_module("sqlalchemy.orm").configure_mappers()
 
 
-def _serve(settings: Settings, trainer: TrainingProcess) -> "Delivery":
-    """Ship one recording."""
+@contextlib.contextmanager
+def _taking_over(settings: Settings) -> Iterator[SpoolFolder]:
+    """Be where the training is, with its environment; what is printed goes into the folder's log."""
     for name, text in settings.environment:
         if text is None:
             os.environb.pop(name, None)
@@ -171,7 +214,25 @@ def _serve(settings: Settings, trainer: TrainingProcess) -> "Delivery":
     with contextlib.suppress(OSError):  # It is gone, and then nothing relative to it is meant.
         os.chdir(settings.cwd)
     folder = SpoolFolder(Path(os.fsdecode(settings.folder)))
-    with _logging_into(folder), folder.claim(), _forcing(folder.spool, settings.fsync_every_s):
+    with _logging_into(folder):
+        yield folder
+
+
+def _create_run(wanted: RunWanted, folder: SpoolFolder) -> "tuple[MlflowRun | None, RunCreated | RunRefused]":
+    try:
+        from lrtape.tracking.realize import create  # late: see main()
+
+        run = create(folder, os.fsdecode(wanted.settings.tracking_uri))
+    except LRTapeError as error:
+        return None, RunRefused(type(error).__name__, str(error)[:MAX_PROBLEM_CHARACTERS])
+    except Exception as error:
+        logging.exception("cannot create a run")
+        return None, RunRefused("", repr(error)[:MAX_PROBLEM_CHARACTERS])
+    return run, RunCreated(run.run_id, run.experiment_id)
+
+
+def _ship(recording: Recording, folder: SpoolFolder, trainer: TrainingProcess) -> "Delivery":
+    with folder.claim(), _forcing(folder.spool, recording.fsync_every_s):
         from lrtape.delivery import deliver  # late: see main()
         from lrtape.run_page.environment import environment
         from lrtape.shipper import GIVE_UP_S
@@ -179,7 +240,7 @@ def _serve(settings: Settings, trainer: TrainingProcess) -> "Delivery":
         with contextlib.suppress(Exception):  # a full disk, or a strange package
             # Of what the training runs on, here, beside it: the spool may be shipped elsewhere.
             folder.environment.write_text(json.dumps(environment(), indent=2), encoding="utf-8")
-        return deliver(folder, os.fsdecode(settings.tracking_uri), trainer, GIVE_UP_S)
+        return deliver(folder, os.fsdecode(recording.settings.tracking_uri), trainer, GIVE_UP_S)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ IDLE_S = 60.0
 MAX_RECORDINGS = 50
 """Then it ends: MLflow (3.17) keeps a connection to every store that it was ever given."""
 _ABOUT_TO_END_S = 10.0
+LOOK_S = 0.1
+"""Between two looks whether a companion is alive, where it is waited for."""
 _MAX_COMPLAINT_BYTES = 1 << 14
 
 _OWN_ENVIRONMENT = {
@@ -44,22 +46,38 @@ _NOTHING_TO_A_COMPANION = {
 _READ_AT_START = ("PYTHON", "LD_")
 
 
-class Settings(msgspec.Struct, frozen=True, tag=True):
+class Settings(msgspec.Struct, frozen=True):
     """What a companion needs to know of a recording. Paths, and what is in the environment, need not be UTF-8.
 
     Attributes:
-        folder: of its spool.
+        folder: of its spool, or its plan.
         tracking_uri: absolute. It goes through a pipe: it may hold a password, which nobody shall see in a list of
             processes, or find in a spool.
         environment: what has changed of the environment since the companion was started; ``None`` for what is gone.
         cwd: where the training runs now.
-        fsync_every_s: how often the spool is forced to the disk; ``None`` leaves that to the operating system.
     """
 
     folder: bytes
     tracking_uri: bytes
     environment: list[tuple[bytes, bytes | None]]
     cwd: bytes
+
+
+class RunWanted(msgspec.Struct, frozen=True, tag=True):
+    """Tells a companion to create the run that is planned in the folder. The training waits for it."""
+
+    settings: Settings
+
+
+class Recording(msgspec.Struct, frozen=True, tag=True):
+    """Tells a companion to ship a recording that has begun.
+
+    Attributes:
+        settings: of the recording.
+        fsync_every_s: how often the spool is forced to the disk; ``None`` leaves that to the operating system.
+    """
+
+    settings: Settings
     fsync_every_s: float | None = None
 
 
@@ -73,8 +91,28 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     end: End
 
 
-decode_word = msgspec.json.Decoder(Settings | Ended).decode
+Word = RunWanted | Recording | Ended
 """What a companion is told, as JSON."""
+decode_word = msgspec.json.Decoder(Word).decode
+
+
+class RunCreated(msgspec.Struct, frozen=True, tag=True):
+    """What a companion says of a run that it has created."""
+
+    run_id: str
+    experiment_id: str
+
+
+class RunRefused(msgspec.Struct, frozen=True, tag=True):
+    """What a companion says of a run that it cannot create.
+
+    Attributes:
+        kind: name of the class of the error; empty where it is none of lrtape's.
+        text: of the error; credentials masked.
+    """
+
+    kind: str
+    text: str
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -84,17 +122,20 @@ class Answer(msgspec.Struct, frozen=True):
         is_complete: whether everything is stored.
         problem: what a person must know, credentials masked; mostly nothing.
         is_last: whether it takes no further recording.
+        views: of the experiment, as `lrtape.tracking.links.Links.how_to_look` takes them.
     """
 
     is_complete: bool
     problem: str = ""
     is_last: bool = False
+    views: tuple[str, ...] = ()
 
 
 class CompanionProcess:
-    """One companion. It serves one recording at a time: `begin`, `end`, and then there is an `answer`.
+    """One companion. It serves one recording at a time: `begin`, `end`, and then there is an `answer`; before, it may
+    `create_run`.
 
-    Belongs to one thread at a time. Only its start raises, and nothing waits but `answer`.
+    Belongs to one thread at a time. Only its start raises, and nothing waits but `answer` and `create_run`.
 
     Raises:
         OSError: it cannot be started.
@@ -103,7 +144,7 @@ class CompanionProcess:
     def __init__(self) -> None:
         self._environment = _environment()
         self._stores: dict[Path, tuple[int, int]] = {}
-        self._n_recordings = 0
+        self._is_used = False
         self._idle_since_s = time.monotonic()
         self._unread = b""
         # -P: what lies in the current folder must not shadow a module of ours.
@@ -145,7 +186,7 @@ class CompanionProcess:
         if path in self._stores and self._stores[path] != _identity(path):
             return False
         changed = {name for name, _ in self._changes(_environment())} - _NOTHING_TO_A_COMPANION
-        if self._n_recordings == 0:
+        if not self._is_used:
             return not any(name.startswith(_READ_AT_START) for name in changed)
         return not changed
 
@@ -153,9 +194,25 @@ class CompanionProcess:
         names = {*now, *self._environment}
         return [(name, now.get(name)) for name in sorted(names) if now.get(name) != self._environment.get(name)]
 
+    def create_run(self, folder: Path, tracking_uri: str) -> RunCreated | RunRefused | None:
+        """Let it create the run that is planned in a folder, and wait for that; ``None`` where it has died.
+
+        If no recording of that run begins before this process dies, or calls `forget`, it ends the run.
+        """
+        self._tell(RunWanted(self._settings(folder, tracking_uri)))
+        line = None
+        while line is None and self.exit_code is None:
+            line = self._line(LOOK_S)
+        line = line or self._line(0.0)
+        self.rest(tracking_uri)
+        return None if line is None else msgspec.json.decode(line, type=RunCreated | RunRefused)
+
     def begin(self, folder: Path, tracking_uri: str, fsync_every_s: float | None) -> None:
-        """Let it ship a recording; see `Settings`. Of one that is dead, or does not listen, there is an `exit_code`."""
-        self._n_recordings += 1
+        """Let it ship a recording; see `Recording`. Of one that is dead or does not listen, there is an `exit_code`."""
+        self._tell(Recording(self._settings(folder, tracking_uri), fsync_every_s))
+
+    def _settings(self, folder: Path, tracking_uri: str) -> Settings:
+        self._is_used = True
         self._note_store(tracking_uri)
         now = _environment()
         changes = [
@@ -166,13 +223,13 @@ class CompanionProcess:
             cwd = os.fsencode(Path.cwd())
         except FileNotFoundError:
             cwd = b"/"  # It was deleted.
-        self._tell(Settings(os.fsencode(folder), os.fsencode(tracking_uri), changes, cwd, fsync_every_s))
+        return Settings(os.fsencode(folder), os.fsencode(tracking_uri), changes, cwd)
 
     def end(self, end: End) -> None:
         """Tell it that the spool has ended, so that it need not look, or if the spool itself cannot say so."""
         self._tell(Ended(end))
 
-    def _tell(self, word: Settings | Ended) -> None:
+    def _tell(self, word: Word) -> None:
         # The pipe stays open: where there are no pidfds, its end tells the companion that this process is dead.
         pipe = self._process.stdin
         assert pipe is not None  # noqa: S101 - it was asked for
@@ -187,6 +244,10 @@ class CompanionProcess:
         Args:
             wait_s: how long to wait for that, in seconds.
         """
+        line = self._line(wait_s)
+        return None if line is None else msgspec.json.decode(line, type=Answer)
+
+    def _line(self, wait_s: float) -> bytes | None:
         pipe = self._process.stdout
         assert pipe is not None  # noqa: S101 - it was asked for
         deadline = time.monotonic() + wait_s
@@ -203,7 +264,7 @@ class CompanionProcess:
         if not end:
             return None
         self._unread = rest
-        return msgspec.json.decode(line, type=Answer)
+        return line
 
     def rest(self, tracking_uri: str) -> None:
         """It has answered, and waits for another recording from now on."""
@@ -222,7 +283,9 @@ class CompanionProcess:
             pass
 
     def forget(self) -> None:
-        """Let go of one that a forked child has inherited: it is its parent's."""
+        """Let go of one that a forked child has inherited, as it is its parent's; or of one that nobody listens to any
+        more: it finishes what it is at, and ends.
+        """
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None  # noqa: S101 - it was asked for
             pipe.close()

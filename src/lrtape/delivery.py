@@ -5,8 +5,8 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from lrtape.spool import Header, SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
 from lrtape.tape_file import write_tape
-from lrtape.tracking.dashboard import SeedingSink, seed_dashboard
-from lrtape.tracking.history import TAPE_FOLDER, TAPE_NAME, History
+from lrtape.tracking.artifacts import TAPE_FOLDER, TAPE_NAME
+from lrtape.tracking.dashboard import SeedingSink, seed_dashboard, views_of
+from lrtape.tracking.history import History
 from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
-from lrtape.tracking.planned_run import realize
+from lrtape.tracking.planned_run import read_plan
+from lrtape.tracking.realize import realize
 from lrtape.tracking.refusals import explain
 from lrtape.tracking.sink import RefusedError, Sink
 from lrtape.tracking.store import asking
@@ -51,11 +53,13 @@ class Delivery:
         points: how many values the store has.
         is_complete: whether nothing is left to be done, and the spool is not needed any more.
         problem: what a person must know, credentials masked; mostly nothing.
+        views: of the experiment, where the run was started for this recording; see `views_of`.
     """
 
     points: int
     is_complete: bool
     problem: str = ""
+    views: Collection[str] = field(default=(), compare=False)
 
 
 def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: float) -> Delivery:
@@ -82,12 +86,15 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     patience = Patience(folder, writer, give_up_s)
     try:
         run = patience.until_done(lambda: _open(folder, header, tracking_uri), failing)
+        with contextlib.suppress(Exception):  # A store of artifacts may raise anything; it is tried again in the end.
+            _upload_kept(folder, run)
         sink = SeedingSink(MlflowSink(tracking_uri, run.run_id), run)
         page = RunPage(folder, run)
         shipped = ship(folder, sink, writer, give_up_s, page.refresh_if_due)
         if shipped.error:
             with contextlib.suppress(TrackingError):
                 _note(run, header, shipped, shipped.error)
+                run.put_tags(folder.load_tags())
                 _settle(run, header, shipped)
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
@@ -99,6 +106,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
             ended = _await_model(folder, writer, shipped)
             is_shown = ended == shipped
             shipped = ended
+        patience.until_done(lambda: run.put_tags(folder.load_tags()), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
@@ -108,7 +116,8 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
     problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))
     is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)
-    delivery = Delivery(verdict.points, not is_owed, problem)
+    views = views_of(run) if header.owns_run else ()
+    delivery = Delivery(verdict.points, not is_owed, problem, views)
     if delivery.is_complete and not header.keep:
         folder.remove()
     else:
@@ -144,9 +153,17 @@ def _await_model(folder: SpoolFolder, writer: Writer, shipped: Shipped) -> Shipp
 
 
 def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
-    return (
-        MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri, header.record)
-    )
+    """The run; it is created if it was only planned, and begun if that was left to the shipper."""
+    if not header.run_id:
+        run = realize(folder, tracking_uri)
+    else:
+        run = MlflowRun.join(header.run_id, tracking_uri, is_owned=header.owns_run)
+    if folder.plan.exists():
+        run.log_datasets(read_plan(folder).datasets)
+        run.begin_recording(header.recording_id, header.record)
+        if header.run_id:  # Else the spool would be nobody's.
+            folder.plan.unlink()
+    return run
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +233,7 @@ def _compare(tape: Tape, folder: SpoolFolder, run: MlflowRun) -> Comparison:
 
 
 def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
-    """Upload the tape, and the artifacts of a planned run; returns what is wrong."""
+    """Upload the tape, and the artifacts that are kept; returns what is wrong."""
     for attempt in range(UPLOAD_ATTEMPTS):
         try:
             # In the spool's folder nothing is left behind when this process is killed; but it may be full.
@@ -226,8 +243,7 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
                 with SpoolReader(folder.spool) as reader:
                     write_tape(tape, _points(reader), notes)
                 run.upload(tape, TAPE_FOLDER)
-            if folder.artifacts.exists():
-                run.upload(folder.artifacts)
+            _upload_kept(folder, run)
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
             why = explain(run.tracking_uri, error)
             _log.warning("cannot upload the tape (attempt %d): %s", attempt + 1, why)
@@ -235,6 +251,15 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
         else:
             return ""
     return f"The tape could not be uploaded to the run's artifacts ({why})."
+
+
+def _upload_kept(folder: SpoolFolder, run: MlflowRun) -> None:
+    """Upload the artifacts that the training has kept so far, each once."""
+    for path in sorted(folder.artifacts.rglob("*")):
+        if path.is_file():
+            its_folder = path.parent.relative_to(folder.artifacts)
+            run.upload(path, None if its_folder == Path() else its_folder.as_posix())
+            path.unlink()
 
 
 def _put_model(folder: SpoolFolder, header: Header, run: MlflowRun) -> tuple[str, bool]:

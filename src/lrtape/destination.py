@@ -15,10 +15,10 @@ from lrtape.replay import Overlap, ReplayOutbox
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Finding, Status
 from lrtape.tracking.no_run import NoRun
+from lrtape.tracking.planned_run import PlannedRun
 
 if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import ActiveRun, MlflowRun
-    from lrtape.tracking.planned_run import PlannedRun
 
     Run = MlflowRun | PlannedRun | NoRun
     RunOrId = Run | ActiveRun | str | None
@@ -103,20 +103,22 @@ def join(run: "RunOrId") -> "Run":
     if run is None or isinstance(run, NoRun) or not these_ranks().records:
         return NoRun()
 
-    # Late: mlflow takes a second to import.
-    from lrtape.tracking.mlflow_run import MlflowRun
-    from lrtape.tracking.planned_run import PlannedRun
+    if isinstance(run, PlannedRun):
+        return run
 
-    if isinstance(run, MlflowRun | PlannedRun):
+    from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
+
+    if isinstance(run, MlflowRun):
         return run
     return MlflowRun.join(run if isinstance(run, str) else run.info.run_id)
 
 
 def _open_spool(run: "MlflowRun | PlannedRun", options: RecordingOptions) -> SpoolOutbox:
-    from lrtape.tracking.planned_run import PlannedRun
-
     if isinstance(run, PlannedRun):
-        return SpoolOutbox(run.folder, "", True, run.tracking_uri, options)
+        run_id = run.run_id if run.is_created else ""
+        outbox = SpoolOutbox(run.folder, run_id, True, run.tracking_uri, options, run.see_views)
+        run.is_recorded = True
+        return outbox
     folder = SpoolFolder.create(Path(options.folder), run.run_id)
     try:
         run.begin_recording(folder.recording_id, options.record)

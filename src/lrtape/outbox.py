@@ -2,6 +2,7 @@
 
 import os
 import weakref
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from tqdm import tqdm
@@ -116,6 +117,7 @@ class SpoolOutbox:
         owns_run: whether the run ends with the session.
         tracking_uri: absolute; reaches the shipper through a pipe, and the spool without credentials.
         options: how it is kept, and what of it is stored.
+        see_views: is told the views of the experiment when all is stored; see `Links.how_to_look`.
 
     Raises:
         ConfigError: the spool cannot be written there.
@@ -128,7 +130,9 @@ class SpoolOutbox:
         owns_run: bool,
         tracking_uri: str,
         options: RecordingOptions,
+        see_views: Callable[[Collection[str]], object] = lambda _: None,
     ) -> None:
+        self._see_views = see_views
         self._tracking_uri = mask_credentials(tracking_uri)
         self._folder = folder
         header = Header(
@@ -177,7 +181,8 @@ class SpoolOutbox:
         with bar:
             said = self._shipper.wait(timeout_s, lambda: bar.update(self._folder.load_progress().offset - bar.n))
         if said is not None:
-            return said
+            self._see_views(said.views)
+            return said.problem
         problems = []
         if self._spool.lost:
             problems.append(

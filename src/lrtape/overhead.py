@@ -18,7 +18,8 @@ from lrtape.recorder import Recorder
 from lrtape.spool import Header, SpoolWriter
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.by_hand import logging_by_hand
-from lrtape.tracking.mlflow_run import COMPLETE, MlflowRun
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.tags import COMPLETE
 
 STEP_S = 1e-3
 US = 1e6

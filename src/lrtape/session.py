@@ -395,6 +395,7 @@ class Session:
     ) -> None:
         self._depth -= 1
         if self._depth <= 0:
+            self._run.note_error(error)  # before its shipper can end the run
             self.close(Status.after(error))
 
 

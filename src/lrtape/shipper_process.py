@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from lrtape.companion_process import EXIT_AGAIN, IDLE_COMPANIONS, CompanionProcess
+from lrtape.companion_process import EXIT_AGAIN, IDLE_COMPANIONS, LOOK_S, Answer, CompanionProcess
 from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
 
@@ -14,7 +14,6 @@ RESTART_PAUSE_S = 10.0
 """Before the first restart while training; each further pause is twice as long, up to the cap."""
 RESTART_PAUSE_CAP_S = 600.0
 MAX_RESTARTS_AT_END = 3
-LOOK_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class ShipperProcess:
         if self._companion is not None:
             self._companion.end(end)
 
-    def wait(self, timeout_s: float, show: Callable[[], object] = lambda: None) -> str | None:
+    def wait(self, timeout_s: float, show: Callable[[], object] = lambda: None) -> Answer | None:
         """Wait until the shipper is done; call `end` before.
 
         Args:
@@ -60,7 +59,7 @@ class ShipperProcess:
             show: called some times a second, for a person who waits.
 
         Returns:
-            What a person must know about what is stored, mostly nothing; ``None`` if not everything is stored.
+            What it has said in the end; ``None`` if not everything is stored.
         """
         deadline = time.monotonic() + timeout_s
         n_restarts = 0
@@ -71,7 +70,7 @@ class ShipperProcess:
                 if answer is not None:
                     if not answer.is_last:
                         IDLE_COMPANIONS.give_back(self._companion, self._tracking_uri)
-                    return answer.problem if answer.is_complete else None
+                    return answer if answer.is_complete else None
             if time.monotonic() >= deadline:
                 return None
             if self._has_crashed():

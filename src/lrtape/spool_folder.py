@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -101,13 +101,30 @@ class SpoolFolder:
 
     @property
     def plan(self) -> Path:
-        """The run that is still to be created, as JSON; see ``tracking/planned_run.py``."""
+        """What the run is to be created with, as JSON; see ``tracking/planned_run.py``."""
         return self.path / "run.json"
 
     @property
     def artifacts(self) -> Path:
-        """The folder of that run's artifacts."""
+        """The folder of artifacts that are still to be uploaded."""
         return self.path / "artifacts"
+
+    def add_tags(self, tags: Mapping[str, str]) -> None:
+        """Keep tags that the run is to get before it ends; a reader sees the old or the new ones.
+
+        Raises:
+            OSError: the disk is full, say.
+        """
+        new = self._tags.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode({**self.load_tags(), **tags}))
+        new.replace(self._tags)
+
+    def load_tags(self) -> dict[str, str]:
+        """Those that `add_tags` has kept."""
+        try:
+            return msgspec.json.decode(self._tags.read_bytes(), type=dict[str, str])
+        except FileNotFoundError:
+            return {}
 
     @property
     def environment(self) -> Path:
@@ -201,6 +218,10 @@ class SpoolFolder:
         except OSError:
             return False
         return True
+
+    @property
+    def _tags(self) -> Path:
+        return self.path / "tags.json"
 
     @property
     def _model_due(self) -> Path:

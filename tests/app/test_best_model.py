@@ -19,8 +19,8 @@ from lrtape.app.models import MLP
 from lrtape.errors import ConfigError
 from lrtape.recover import recover
 from lrtape.tracking.history import History, read_run
-from lrtape.tracking.logged_model import save_model
-from lrtape.tracking.mlflow_run import COMPLETE, NOTE
+from lrtape.tracking.saved_model import save_model
+from lrtape.tracking.tags import COMPLETE, NOTE
 
 Train = Callable[..., float]
 Compose = Callable[..., Any]
@@ -187,7 +187,7 @@ def test_what_was_recorded_does_not_wait_for_the_model(
         seen.append((run.info.status, NOTE in run.data.tags, len(read_run(run.info.run_id, store)["lr/layer1"])))
         return save_model(*args)
 
-    monkeypatch.setattr("lrtape.tracking.logged_model.save_model", save_late)
+    monkeypatch.setattr("lrtape.app.best_model.save_model", save_late)
     train_in_process(*SHORT)
     (model,) = models_of(store, only_run(store))
 
@@ -204,7 +204,7 @@ def test_who_interrupts_while_the_model_is_made_has_killed_the_training(
     def interrupt(*_: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrtape.tracking.logged_model.save_model", interrupt)
+    monkeypatch.setattr("lrtape.app.best_model.save_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_in_process(*SHORT)
     run = only_run(store)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from lrtape.app.data import Data
 from lrtape.tracking.history import read_run
-from lrtape.tracking.sweep_runs import TRIAL
+from lrtape.tracking.tags import TRIAL
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 Command = Callable[..., tuple[int, str]]

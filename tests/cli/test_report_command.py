@@ -16,8 +16,8 @@ from lrtape.report.sweep_report import Reporter
 from lrtape.report.watch import PAUSE_S, watch
 from lrtape.tape import Status
 from lrtape.tracking.history import History
-from lrtape.tracking.mlflow_run import NOTE, MlflowRun
-from lrtape.tracking.sweep_runs import OBJECTIVE, SWEEP, TRIAL, VALUES
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.tags import NOTE, OBJECTIVE, SWEEP, TRIAL, VALUES
 
 DEADLINE_S = 60.0
 

@@ -15,10 +15,8 @@ pytest.importorskip("playwright", reason="the browser is driven by playwright: p
 from playwright.sync_api import Browser, Page, expect
 
 from lrtape.colors import RUNS
-from lrtape.tracking.dashboard import AVERAGED
-from lrtape.tracking.mlflow_run import UI_ADDRESS
-from lrtape.tracking.run_colors import RUN_COLOR
-from lrtape.tracking.sweep_runs import SWEEP, TRIAL
+from lrtape.tracking.links import AVERAGED, UI_ADDRESS
+from lrtape.tracking.tags import RUN_COLOR, SWEEP, TRIAL
 from rig.browser import CHROMIUM, card, chromium, colors, curves, page_at, rows, scale_of_y
 from rig.place import LRTAPE, Place
 from rig.store import Server, Store

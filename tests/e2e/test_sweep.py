@@ -14,7 +14,7 @@ import torch
 from mlflow import MlflowClient
 
 from lrtape.tracking.history import read_run
-from lrtape.tracking.sweep_runs import OBJECTIVE, SWEEP
+from lrtape.tracking.tags import OBJECTIVE, SWEEP
 
 LRTAPE = str(Path(sys.executable).with_name("lrtape"))
 DEADLINE_S = 120.0

@@ -22,7 +22,7 @@ import torch
 from mlflow import MlflowClient
 
 from blocks import Block, Command, blocks_of, commands_in_sentences, commands_of
-from lrtape.tracking.sweep_runs import SWEEP
+from lrtape.tracking.tags import SWEEP
 from set_up import SET_UP, Reading
 from shell import ROOT, Shell
 

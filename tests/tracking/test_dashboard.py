@@ -7,8 +7,6 @@ from mlflow import MlflowClient
 
 from lrtape.tape import Point
 from lrtape.tracking.dashboard import (
-    AVERAGED,
-    DASHBOARD,
     LEARNING_RATES,
     MAX_LRS,
     Compared,
@@ -17,6 +15,7 @@ from lrtape.tracking.dashboard import (
     seed_dashboard,
     ui_version,
 )
+from lrtape.tracking.links import AVERAGED, DASHBOARD
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.shared_view import SHARED_VIEW, decode, encode, is_understood_by, version_of
 

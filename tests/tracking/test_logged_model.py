@@ -16,9 +16,10 @@ from lrtape.shipper import DeadWriter
 from lrtape.spool import End, Header, SpoolWriter
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Group, GroupLayout, Point, Record, Status
-from lrtape.tracking.logged_model import ModelNote, put_model, save_model
+from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
+from lrtape.tracking.saved_model import ModelNote, save_model
 
 MY_NET = """
 import my_parts, torch

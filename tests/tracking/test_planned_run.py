@@ -10,7 +10,8 @@ from lrtape.errors import ConfigError
 from lrtape.recover import recover
 from lrtape.tape import Status
 from lrtape.tracking.history import read_run
-from lrtape.tracking.planned_run import PlannedRun, realize
+from lrtape.tracking.planned_run import PlannedRun
+from lrtape.tracking.realize import create, realize
 
 GONE = "http://127.0.0.1:9"
 

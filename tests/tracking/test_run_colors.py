@@ -7,7 +7,8 @@ from mlflow import MlflowClient
 from lrtape.colors import RUNS
 from lrtape.tracking.active_runs import join_or_start, start_aside
 from lrtape.tracking.mlflow_run import MlflowRun
-from lrtape.tracking.run_colors import RUN_COLOR, color_at, next_color
+from lrtape.tracking.run_colors import color_at, next_color
+from lrtape.tracking.tags import RUN_COLOR
 
 
 def color_of(run: MlflowRun) -> str | None:

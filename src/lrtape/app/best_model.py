@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,15 +10,14 @@ from torch.utils.data import default_collate
 from lrtape.app.checkpoint import Place, load_checkpoint
 from lrtape.app.trainer import Trainer
 from lrtape.lines import warn
-
-if TYPE_CHECKING:
-    from lrtape.tracking.datasets import LoggedDataset
+from lrtape.tracking.datasets import LoggedDataset
+from lrtape.tracking.saved_model import ModelNote, save_model
 
 N_EXAMPLES = 2
 """Samples of the input example: a traced graph takes one for a size that never changes."""
 
 
-def keep_best_model(folder: Path | None, best: Path, trainer: Trainer, datasets: "Sequence[LoggedDataset]") -> None:
+def keep_best_model(folder: Path | None, best: Path, trainer: Trainer, datasets: Sequence[LoggedDataset]) -> None:
     """Save the best checkpoint as a model, where the training is over: the trainer has its weights then, on the CPU.
 
     Whoever ships the spool stores it. A failure is warned about. Nothing happens where there is no best checkpoint, as
@@ -34,8 +32,6 @@ def keep_best_model(folder: Path | None, best: Path, trainer: Trainer, datasets:
     if folder is None or not best.is_file():
         return
     try:
-        from lrtape.tracking.logged_model import ModelNote, save_model  # late: mlflow takes a second to import
-
         checkpoint = load_checkpoint(best)
         place = Place.of(checkpoint)
         model = trainer.model.cpu()

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,7 @@ from torch.utils.data import Subset, default_collate
 from lrtape.app.data import Data
 from lrtape.app.randomness import random_states, restore_random_states, seed_everything
 from lrtape.lines import warn
-
-if TYPE_CHECKING:
-    from lrtape.tracking.datasets import LoggedDataset
+from lrtape.tracking.datasets import TRAIN, VAL, LoggedDataset
 
 MAX_BYTES = 1 << 26
 """Of tensors that are hashed, in a tenth of a second; of larger ones some rows stand for all."""
@@ -25,7 +23,7 @@ _DIGEST_BYTES = 8
 _SEED = 0
 
 
-def describe_data(data: Data, source: str) -> "list[LoggedDataset]":
+def describe_data(data: Data, source: str) -> list[LoggedDataset]:
     """Describe both sides of the data; one that cannot be described is warned about, and left out.
 
     Leaves the global random generators as they were. Takes milliseconds for what is in memory, else as long as loading
@@ -35,8 +33,6 @@ def describe_data(data: Data, source: str) -> "list[LoggedDataset]":
         data: as the training has them.
         source: the dotted path of what has made them.
     """
-    from lrtape.tracking.datasets import TRAIN, VAL  # late: mlflow takes a second to import
-
     described = []
     for context, dataset in ((TRAIN, data.train), (VAL, data.val)):
         if dataset is not None:
@@ -50,9 +46,7 @@ def describe_data(data: Data, source: str) -> "list[LoggedDataset]":
     return described
 
 
-def _describe(dataset: Any, context: str, source: str) -> "LoggedDataset":
-    from lrtape.tracking.datasets import LoggedDataset
-
+def _describe(dataset: Any, context: str, source: str) -> LoggedDataset:
     digest, digest_of, (inputs, targets) = digest_of_content(dataset)
     return LoggedDataset(
         name=f"{source.rpartition('.')[2]}-{context}",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lrtape.tape import Tape
 from lrtape.tape_file import write_tape
+from lrtape.tracking.artifacts import PLAN_NAME, TAPE_FOLDER
 
 if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import MlflowRun
@@ -31,8 +32,6 @@ def keep_plan(run: "MlflowRun | PlannedRun | NoRun", planned: Tape, first_step: 
     # An empty plan of a resumed training says that the one before it holds no longer.
     if not run.run_id or n_points > MAX_POINTS or (not n_points and not first_step):
         return
-    from lrtape.tracking.history import PLAN_NAME, TAPE_FOLDER  # late: mlflow takes a second to import
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PLAN_NAME.format(first_step)
         write_tape(path, planned.points(), {"first_step": first_step})

@@ -31,7 +31,7 @@ def reopen_run(settings: TrackingSettings, run_id: str) -> "MlflowRun":
         TrackingError: the run is missing, or the store does not answer.
     """
     from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
-    from lrtape.tracking.planned_run import find_realized
+    from lrtape.tracking.realize import find_realized
 
     uri = settings.uri or ""  # it is resolved
     for folder in _spools(settings, run_id):

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,19 +13,18 @@ from lrtape.app.sweep.child import current_child
 from lrtape.errors import TrackingError
 from lrtape.plan import Plan
 from lrtape.ranks import these_ranks
+from lrtape.run_creation import create_run
 from lrtape.tracking.no_run import NoRun
+from lrtape.tracking.planned_run import PlannedRun
 from lrtape.tracking.sink import RefusedError
+from lrtape.tracking.tags import STEPS, STEPS_PER_EPOCH
 from lrtape.tracking.uri import mask_credentials, resolve_tracking_uri
-
-if TYPE_CHECKING:
-    from lrtape.tracking.mlflow_run import MlflowRun
-    from lrtape.tracking.planned_run import PlannedRun
 
 
 def open_run(
     settings: TrackingSettings, cfg: DictConfig, overrides: Sequence[str], plan: Plan | None = None
-) -> "MlflowRun | PlannedRun | NoRun":
-    """Start the run of a training, with its config as params, or stand in for one; in a sweep, as a child.
+) -> PlannedRun | NoRun:
+    """Start the run of a training, with its config as params, or only plan it; in a sweep, as a child.
 
     Args:
         settings: where to.
@@ -38,11 +37,6 @@ def open_run(
     """
     if not settings.enabled:
         return NoRun()
-
-    # Late: mlflow takes a second to import.
-    from lrtape.tracking.history import STEPS, STEPS_PER_EPOCH
-    from lrtape.tracking.mlflow_run import MLFLOW_PARENT_RUN_ID, MlflowRun
-    from lrtape.tracking.planned_run import PlannedRun
 
     uri = resolve_tracking_uri(settings.uri, name="`tracking.uri`")
     child = current_child.get()
@@ -59,14 +53,14 @@ def open_run(
     if child is not None:
         name, parent_run_id = child.trial.name, child.parent_run_id
         tags |= child.tags(Path(settings.folder))
+    run = PlannedRun(Path(settings.folder), uri, settings.experiment, name, params, tags, parent_run_id)
     try:
-        run: MlflowRun | PlannedRun = MlflowRun.create(uri, settings.experiment, name, params, tags, parent_run_id)
-    except TrackingError as error:
-        if settings.when_unreachable == "fail" or isinstance(error, RefusedError):
+        create_run(run)
+    except BaseException as error:
+        is_away = isinstance(error, TrackingError) and not isinstance(error, RefusedError)
+        if settings.when_unreachable == "fail" or not is_away:
+            run.folder.remove()
             raise
-        if parent_run_id is not None:
-            tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
-        run = PlannedRun(Path(settings.folder), uri, settings.experiment, name, params, tags)
         print(f"lrtape: {error} Training all the same; the run is planned in {run.folder.path}.", file=sys.stderr)  # noqa: T201
     if child is not None:
         child.is_begun = True

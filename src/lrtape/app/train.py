@@ -236,7 +236,8 @@ def _tell_of_rank_0(error: RankKilledError, ranks: Ranks, settings: Settings, ru
     """Of a run whose rank 0 was killed, its shipper sets the status; the first rank that is left says why."""
     first_alive = min({*range(ranks.n_ranks)} - {*error.ranks})
     if 0 in error.ranks and ranks.rank == first_alive and run_id and settings.tracking.uri:
-        from lrtape.tracking.mlflow_run import ERROR, MlflowRun  # late: mlflow takes a second to import
+        from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
+        from lrtape.tracking.tags import ERROR
 
         with contextlib.suppress(TrackingError):
             run = MlflowRun.join(run_id, settings.tracking.uri)

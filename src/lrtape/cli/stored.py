@@ -9,7 +9,8 @@ from pathlib import Path
 from lrtape.errors import ConfigError
 from lrtape.tape import Tape
 from lrtape.tape_file import read_notes, read_tape
-from lrtape.tracking.history import PLAN_NAMES, TAPE_NAMES, History
+from lrtape.tracking.artifacts import PLAN_NAMES, TAPE_NAMES
+from lrtape.tracking.history import History
 from lrtape.tracking.uri import REFUSED_CREDENTIALS, has_password, resolve_tracking_uri, sqlite_path
 
 

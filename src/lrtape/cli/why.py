@@ -6,7 +6,8 @@ from lrtape.cli.stored import open_history, plan_of, tapes_of
 from lrtape.errors import ConfigError
 from lrtape.plan import Plan, scheduler_of_params
 from lrtape.tape import Series, Tape
-from lrtape.tracking.history import STEPS, STEPS_PER_EPOCH, History
+from lrtape.tracking.history import History
+from lrtape.tracking.tags import STEPS, STEPS_PER_EPOCH
 from lrtape.why import frozen_keys
 from lrtape.why import why as reason
 

@@ -16,8 +16,9 @@ from lrtape.report.winner import FILE, command_of, config_of, representative
 from lrtape.tracking.dashboard import Compared, seed_dashboard
 from lrtape.tracking.find_sweep import REPORT_FOLDER, find_sweep
 from lrtape.tracking.history import History
-from lrtape.tracking.mlflow_run import LOGGED_TABLES, NOTE, MlflowRun
-from lrtape.tracking.sweep_runs import BEST, FINISHED_TRIALS, SweepRuns
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.sweep_runs import SweepRuns
+from lrtape.tracking.tags import BEST, FINISHED_TRIALS, LOGGED_TABLES, NOTE
 from lrtape.trials import SweepRun, TrialRun, folder_of_sweep
 
 RESOLVED = "config/resolved.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lrtape.cpus import n_cpus
 from lrtape.leaderboard import Leaderboard
-from lrtape.tracking.sweep_runs import THREADS
+from lrtape.tracking.tags import THREADS
 from lrtape.tracking.uri import MASK
 from lrtape.trials import SweepRun, TrialRun
 

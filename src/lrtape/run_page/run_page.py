@@ -21,8 +21,10 @@ from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import GroupLayout
 from lrtape.tape_file import read_notes
-from lrtape.tracking.history import STEPS, TAPE_FOLDER, TAPE_NAME, History
-from lrtape.tracking.mlflow_run import MAX_TAG_CHARACTERS, NOTE, RUN_NAME, VERDICT, MlflowRun
+from lrtape.tracking.artifacts import TAPE_FOLDER, TAPE_NAME
+from lrtape.tracking.history import History
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.tags import MAX_TAG_CHARACTERS, NOTE, RUN_NAME, STEPS, VERDICT
 from lrtape.tracking.uri import mask_credentials
 
 FIRST_REFRESH_S = 15.0
@@ -129,10 +131,10 @@ class RunPage:
 
     def _put(self, verdict: str, status: str) -> None:
         keys = [f"{LR}{group.name}" for group in self._summary.moving[:MAX_CURVES]]
-        links = [("All groups in one chart", self._run.curves_link(keys))]
+        links = [("All groups in one chart", self._run.links.curves(keys))]
         if status:
             for text, name in (("Look closer", PAGE), ("Every change", CHANGES)):
-                links.append((text, self._run.artifact_link(f"{TAPE_FOLDER}/{name}")))
+                links.append((text, self._run.links.artifact(f"{TAPE_FOLDER}/{name}")))
         about = About(self._run.run_id, self._n_planned, status, links, TAPE_FOLDER)
         section = describe(self._summary, about, verdict)
         before = self._run.tags().get(NOTE, "")

@@ -14,6 +14,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from lrtape.tape import Point
+from lrtape.tracking.links import AVERAGED, DASHBOARD
 from lrtape.tracking.preflight import CONNECT_TIMEOUT_S, refuse_unreachable
 from lrtape.tracking.shared_view import (
     FIRST_VERSION,
@@ -31,18 +32,13 @@ from lrtape.tracking.shared_view import (
     version_of,
 )
 from lrtape.tracking.sink import Sink
+from lrtape.tracking.tags import POINT
 from lrtape.tracking.uri import is_server, mask_credentials
 from lrtape.trials import MIN
 
 if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import MlflowRun
 
-DASHBOARD = "lrtape"
-"""Id of the view: it never changes, so that no link does."""
-AVERAGED = "lrtape-averaged"
-"""Id of the view that averages the seeds of each point; only where a sweep has several."""
-POINT = "lrtape.point"
-"""Tag, of a child: its trial without the seed, by which seeds are averaged."""
 _NAMES = {DASHBOARD: "Learning rates", AVERAGED: "Learning rates, averaged over seeds"}
 
 LEARNING_RATES, TRAINING, SWEEP = "Learning rates", "Training", "Sweep"

@@ -3,13 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from mlflow.data.schema import TensorDatasetSchema
-from mlflow.entities import Dataset, DatasetInput, InputTag
-from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
 
 TRAIN, VAL = "train", "val"
 """What data are for; the metrics of each begin with that."""
@@ -45,8 +42,13 @@ class LoggedDataset:
     target_type: str
     digest_of: str
 
-    def as_input(self) -> DatasetInput:
+    def as_input(self) -> "DatasetInput":
         """As MLflow takes it."""
+        # Late: mlflow takes a second to import.
+        from mlflow.data.schema import TensorDatasetSchema
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
         profile = {
             "num_samples": self.n_samples,
             "input_shape": list(self.input_shape),
@@ -68,4 +70,7 @@ class LoggedDataset:
 
 
 def _schema(type_name: str, shape: Sequence[int]) -> Any:
+    import numpy as np
+    from mlflow.types import Schema, TensorSpec
+
     return Schema([TensorSpec(np.dtype(type_name), (-1, *shape))])

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from lrtape.errors import ConfigError
 from lrtape.tracking.history import History
 from lrtape.tracking.store import asking, opening
-from lrtape.tracking.sweep_runs import COMMAND, DIRECTION, OBJECTIVE, REFUSED, SAME, SWEEP, TRIALS
+from lrtape.tracking.tags import COMMAND, DIRECTION, OBJECTIVE, REFUSED, SAME, SWEEP, TRIALS
 from lrtape.trials import SweepRun, Trial
 
 REPORT_FOLDER = "sweep"

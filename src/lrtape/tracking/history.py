@@ -9,24 +9,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from lrtape.tape import Point, Tape
+from lrtape.tracking.artifacts import TAPE_FOLDER, TAPE_NAMES
 from lrtape.tracking.nonfinite import from_store, stored_keys
 from lrtape.tracking.store import asking, opening
 from lrtape.tracking.uri import resolve_tracking_uri
 
-TAPE_FOLDER = "lr"
-"""Among the artifacts of a run."""
-TAPE_NAME, TAPE_NAMES = "tape-{}.parquet", "tape-*.parquet"
-"""One for each recording of the run; see ``tape_file.py``."""
-PLAN_NAME, PLAN_NAMES = "planned-{:09d}.parquet", "planned-*.parquet"
-"""What the training means to use from a step on, as a tape; one more for each time it was resumed."""
-
 PAGE_ROWS = 25_000
 """Of a metric, asked for at once, as MLflow does."""
-
-STEPS = "lrtape.steps"
-"""Tag: number of optimizer steps that a training was planned to make."""
-STEPS_PER_EPOCH = "lrtape.steps_per_epoch"
-"""Tag: optimizer steps of a whole epoch of a training."""
 
 
 class History:

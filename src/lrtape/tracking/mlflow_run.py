@@ -1,13 +1,11 @@
 """One MLflow run: opened at the start of a training, closed at its end, never touched in between."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, urlencode
 
 import mlflow
 from mlflow import ActiveRun as ActiveRun
@@ -15,55 +13,39 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Param, RunTag
 from mlflow.tracking import fluent
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID as MLFLOW_PARENT_RUN_ID
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from lrtape.errors import PrunedError, TrackingError
+from lrtape.errors import TrackingError
 from lrtape.lines import warn
 from lrtape.recording_options import CHANGES, EVERY_STEP
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status
 from lrtape.tape_file import read_tape
-from lrtape.tracking.dashboard import AVERAGED, DASHBOARD, views_of
+from lrtape.tracking.dashboard import views_of
 from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.history import History
+from lrtape.tracking.links import Links
 from lrtape.tracking.nonfinite import from_store
 from lrtape.tracking.preflight import refuse_unreachable
 from lrtape.tracking.printed_links import masked_links
 from lrtape.tracking.refusals import explain
-from lrtape.tracking.run_colors import RUN_COLOR, next_color
+from lrtape.tracking.run_colors import next_color
 from lrtape.tracking.store import asking, experiment_id, opening
-from lrtape.tracking.uri import is_server, mask_credentials, resolve_tracking_uri, sqlite_path, without_user
+from lrtape.tracking.tags import (
+    COMPLETE,
+    MAX_TAG_CHARACTERS,
+    MISSING,
+    PARENT_RUN_ID,
+    RECORD,
+    RECORDING,
+    RUN_COLOR,
+    US_PER_STEP,
+    error_tag,
+)
+from lrtape.tracking.uri import resolve_tracking_uri
 from lrtape.trials import RUNNING
 
 MAX_PARAMS_PER_REQUEST = 100
 MAX_PARAM_CHARACTERS = 6000
-MAX_TAG_CHARACTERS = 8000
-RECORDING = "lrtape.recording"
-"""Tag: the recording that ends the run; the last one, where a training was resumed."""
-MISSING = "lrtape.missing."
-"""Tag, with a recording's id behind it: why that recording is not complete."""
-RECORD = "lrtape.record"
-"""Tag: ``changes`` where a recording has stored no more of the learning rates; its tape has every step."""
-COMPLETE = "lrtape.complete"
-"""Tag: ``true`` when every value that was recorded is stored and was compared, else ``false``."""
-US_PER_STEP = "lrtape.us_per_step"
-"""Tag: what recording one step took on the training thread, in microseconds; the median of samples."""
-ERROR = "lrtape.error"
-"""Tag: the exception that has ended the training."""
-MAX_ERROR_CHARACTERS = 1000
-VERDICT = "lr.verdict"
-"""Tag: ``ok``, or the sentence of what is wrong most with the learning rates."""
-NOTE = MLFLOW_RUN_NOTE
-"""Tag: the run's description, in Markdown."""
-RUN_NAME = MLFLOW_RUN_NAME
-"""Tag: the run's name."""
-LOGGED_TABLES = "mlflow.loggedArtifacts"
-"""Tag: the artifacts that the UI shows as tables, as `MlflowClient.log_table` notes them (mlflow 3.17)."""
-UI_ADDRESS = "http://127.0.0.1:5000"
-"""Where ``mlflow ui`` listens by default."""
-_TRAININGS = "workflowType=machine_learning"
-"""Of a page: else MLflow shows an empty one, about prompts and traces (mlflow 3.17)."""
 
 
 class MlflowRun:
@@ -87,6 +69,7 @@ class MlflowRun:
         self.run_id = run_id
         self.is_owned = is_owned
         self._is_to_end = is_owned
+        self._noted: BaseException | None = None
         self._client = MlflowClient(tracking_uri=tracking_uri)
         self.experiment_id: str = self._client.get_run(run_id).info.experiment_id
 
@@ -117,7 +100,7 @@ class MlflowRun:
         uri = resolve_tracking_uri(tracking_uri)
         all_tags = {name: text[:MAX_TAG_CHARACTERS] for name, text in resolve_tags(dict(tags or {})).items()}
         if parent_run_id is not None:
-            all_tags[MLFLOW_PARENT_RUN_ID] = parent_run_id
+            all_tags[PARENT_RUN_ID] = parent_run_id
         with opening(uri):
             client = MlflowClient(tracking_uri=uri)
             number = experiment_id(client, experiment, uri)
@@ -133,19 +116,20 @@ class MlflowRun:
         return run
 
     @classmethod
-    def join(cls, run_id: str, tracking_uri: str | None = None) -> Self:
-        """Join a run that somebody else ends.
+    def join(cls, run_id: str, tracking_uri: str | None = None, is_owned: bool = False) -> Self:
+        """Join a run that somebody else has started.
 
         Args:
             run_id: of a run that exists.
             tracking_uri: absolute; by default what ``mlflow.set_tracking_uri()`` or the environment says.
+            is_owned: whether it was started for who joins it now, in another process.
 
         Raises:
             TrackingError: there is no such run, or the store does not answer.
         """
         uri = tracking_uri or resolve_tracking_uri(mlflow.get_tracking_uri())
         with opening(uri):
-            return cls(uri, run_id)
+            return cls(uri, run_id, is_owned)
 
     @classmethod
     def reopen(cls, run_id: str, tracking_uri: str) -> Self:
@@ -255,6 +239,8 @@ class MlflowRun:
         Raises:
             TrackingError: the store does not answer, or refuses.
         """
+        if not tags:
+            return
         rows = [RunTag(key, text[:MAX_TAG_CHARACTERS]) for key, text in tags.items()]
         with asking(self.tracking_uri):
             self._client.log_batch(self.run_id, tags=rows)
@@ -339,63 +325,21 @@ class MlflowRun:
             if self.is_owned and stack and stack[-1].info.run_id == self.run_id:
                 stack.pop()
 
-    def how_to_look(self) -> str:
-        """For people: the command that starts the MLflow UI, if one is needed, and the pages to open. A request."""
-        has_ui = is_server(self.tracking_uri)
-        base = without_user(self.tracking_uri).rstrip("/") if has_ui else UI_ADDRESS
-        views = views_of(self)
-        pages = {"Dashboard:": self.dashboard_link()} if DASHBOARD in views else {"All runs:": self._runs_link()}
-        if AVERAGED in views:
-            pages["Averaged:"] = self.dashboard_link(AVERAGED)
-        pages["This run:"] = f"{self._page}/{self.run_id}?{_TRAININGS}"
-        lines = [f"{name:10} {base}/{link}" for name, link in pages.items()]
-        if not has_ui:
-            uri = self.tracking_uri if sqlite_path(self.tracking_uri) else '"$MLFLOW_TRACKING_URI"'
-            lines.insert(0, f"To look:   mlflow ui --backend-store-uri {uri}")
-        return "\n".join(lines)
-
     @property
-    def _page(self) -> str:
-        return f"#/experiments/{self.experiment_id}/runs"
+    def links(self) -> Links:
+        """Its pages in the UI."""
+        return Links(self.tracking_uri, self.experiment_id, self.run_id)
 
-    def _runs_link(self) -> str:
-        return f"{self._page}?compareRunsMode=CHART&{_TRAININGS}"
+    def how_to_look(self) -> str:
+        """For people: see `Links.how_to_look`. A request."""
+        return self.links.how_to_look(views_of(self))
 
-    def dashboard_link(self, view: str = DASHBOARD) -> str:
-        """To the dashboard of the experiment, from the root of the UI's address on.
-
-        Args:
-            view: the id of it, or of its other view.
-        """
-        return f"{self._runs_link()}&viewStateShareKey={view}"
-
-    def curves_link(self, keys: Sequence[str]) -> str:
-        """To one chart of some metrics of this run alone, on a log axis; from the root of the UI's address on.
-
-        In the run's description, where the UI may have any address, it is a link as it is.
-
-        Args:
-            keys: at least one.
-        """
-        query = {
-            "runs": json.dumps([self.run_id]),
-            "metric": json.dumps(keys[0]),
-            "experiments": json.dumps([self.experiment_id]),
-            "plot_metric_keys": json.dumps(list(keys)),
-            "plot_layout": json.dumps({"autosize": True}),
-            "x_axis": "step",
-            "y_axis_scale": "log",
-            "line_smoothness": "0",
-            "show_point": "false",
-            "workflowType": "machine_learning",
-            "deselected_curves": "[]",
-            "last_linear_y_axis_range": "[]",
-        }
-        return f"#/metric?{urlencode(query, quote_via=quote)}"
-
-    def artifact_link(self, path: str) -> str:
-        """To the page of an artifact of the run; from the root of the UI's address on."""
-        return f"{self._page}/{self.run_id}/artifacts/{path}?{_TRAININGS}"
+    def note_error(self, error: BaseException | None) -> None:
+        """Say what has ended the training, of a run that was started here: once, however often this is called."""
+        if self.is_owned and error is not self._noted:
+            self._noted = error
+            if tag := error_tag(error):
+                self.set_tags(tag)
 
     def _warn_on_failure(self, what: str, act: Callable[[], object]) -> None:
         try:
@@ -411,10 +355,7 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, PrunedError) and self.is_owned:
-            notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-            text = f"{type(error).__name__}: {error}{notes}"
-            self.set_tags({ERROR: mask_credentials(text)[:MAX_ERROR_CHARACTERS]})
+        self.note_error(error)
         self.finish(Status.after(error))
 
 

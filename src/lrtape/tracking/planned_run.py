@@ -1,30 +1,29 @@
-"""A run that cannot be created yet, as its store is away: planned in a spool folder, and created by who ships that."""
+"""The run of a training that makes no request itself: planned in the folder of its spool, created by another process.
+
+That is a companion, before the training starts; or, where the store is away, whoever ships the spool later. Either is
+some seconds shorter than importing mlflow here. Imports no mlflow.
+"""
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
-from mlflow import MlflowClient
-from mlflow.tracking.context.registry import resolve_tags
 
-from lrtape.errors import TrackingError
 from lrtape.lines import warn
-from lrtape.recording_options import EVERY_STEP
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status, now_ms
 from lrtape.tracking.datasets import LoggedDataset
-from lrtape.tracking.mlflow_run import MAX_TAG_CHARACTERS, MlflowRun
-from lrtape.tracking.run_colors import next_color
-from lrtape.tracking.store import experiment_id, opening
+from lrtape.tracking.links import Links
+from lrtape.tracking.tags import MAX_TAG_CHARACTERS, error_tag
 from lrtape.tracking.uri import mask_credentials
 
-PLANNED = "lrtape.planned"
-"""Tag of a run that was planned first: the id of its recording, by which it is found again."""
 PLANNED_ID = "planned-"
 """Begins the id that stands for such a run's until it is there; the id of its recording follows."""
 
@@ -38,7 +37,9 @@ class Plan:
         experiment: its name.
         run_name: ``None`` for a random one.
         params: all of them as text.
-        tags: MLflow's own included, as they were where the training ran.
+        tags: as they were where the training ran; MLflow's own, too, as soon as somebody has tried to create the run.
+        parent_run_id: the run that it is nested in; ``None`` for none.
+        main_file: what was started there, for MLflow's own tags.
         start_ms: when the training began, in Unix milliseconds.
         datasets: what it trains on.
     """
@@ -48,12 +49,34 @@ class Plan:
     run_name: str | None
     params: dict[str, str]
     tags: dict[str, str]
+    parent_run_id: str | None
+    main_file: str
     start_ms: int
     datasets: list[LoggedDataset] = field(default_factory=list)
 
 
+def read_plan(folder: SpoolFolder) -> Plan:
+    """What is planned in a folder.
+
+    Raises:
+        OSError: nothing is.
+    """
+    return msgspec.json.decode(folder.plan.read_bytes(), type=Plan)
+
+
+def write_plan(folder: SpoolFolder, plan: Plan) -> None:
+    """Plan a run, or change the plan; a reader sees the old or the new one.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    new = folder.plan.with_suffix(".new")
+    new.write_bytes(msgspec.json.encode(plan))
+    new.replace(folder.plan)
+
+
 class PlannedRun:
-    """Stands for an `MlflowRun` in a training whose store is away. Used by the training thread.
+    """Has what a training calls of an `MlflowRun`, and keeps it in the spool's folder. Used by the training thread.
 
     Args:
         root: where the folders of spools are.
@@ -62,12 +85,15 @@ class PlannedRun:
         run_name: see there.
         params: see there; without credentials, as they are written to the disk.
         tags: see there, and the same.
+        parent_run_id: see there.
 
     Raises:
         ConfigError: nothing can be written in `root`.
 
     Attributes:
         folder: of the spool, the plan and the artifacts.
+        run_id: of the run, or one that stands for it as long as it is only planned.
+        is_recorded: whether there is a spool: then whoever ships that ends the run.
     """
 
     is_owned = True
@@ -80,68 +106,103 @@ class PlannedRun:
         run_name: str | None,
         params: Mapping[str, object],
         tags: Mapping[str, str],
+        parent_run_id: str | None = None,
     ) -> None:
         self.folder = SpoolFolder.create(root, "planned")
         self.tracking_uri = tracking_uri
         self.run_id = PLANNED_ID + self.folder.recording_id
+        self.is_recorded = False
+        self._views: Collection[str] = ()
+        self._links: Links | None = None
+        self._is_over = False
         texts = {key: str(value) for key, value in params.items()}
-        all_tags = {key: text[:MAX_TAG_CHARACTERS] for key, text in resolve_tags(dict(tags)).items()}
-        plan = Plan(self.folder.recording_id, experiment, run_name, texts, all_tags, now_ms())
-        self._write_plan(plan)
+        plan = Plan(
+            *(self.folder.recording_id, experiment, run_name, texts, dict(tags), parent_run_id, sys.argv[0], now_ms())
+        )
+        write_plan(self.folder, plan)
+
+    @property
+    def is_created(self) -> bool:
+        """Whether the run is there, as far as this process knows."""
+        return self._links is not None
+
+    def created(self, run_id: str, experiment_id: str) -> None:
+        """The run is there; to be told before it is recorded."""
+        self.run_id = run_id
+        self._links = Links(self.tracking_uri, experiment_id, run_id)
+
+    def see_views(self, views: Collection[str]) -> None:
+        """The experiment has these views now; see `Links.how_to_look`."""
+        self._views = views
 
     def points_from(self, first_step: int) -> list[Point]:  # noqa: ARG002
-        """Every row from `first_step` on: a run that does not exist has none."""
+        """Every row from `first_step` on: a new run has none."""
         return []
 
     def log_text(self, text: str, path: str) -> None:
         """Keep `text` for the artifact `path`. A failure is warned about, as in all that follow."""
-        with _warning_of_failure(f"keep {path}"):
-            target = self.folder.artifacts / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
+        with self._keeping(path) as new:
+            new.write_text(text, encoding="utf-8")
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file, which changes no more, for `folder` of the artifacts."""
+        with self._keeping(f"{folder or '.'}/{path.name}") as new:
+            try:
+                os.link(path, new)  # A checkpoint may be large.
+            except OSError:
+                shutil.copy(path, new)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Keep tags for the run. Where it was created meanwhile, it gets none."""
+        """Keep tags, which the run gets before it ends."""
         with _warning_of_failure(f"keep the tags {sorted(tags)}"):
-            plan = self._read_plan()
-            texts = {key: text[:MAX_TAG_CHARACTERS] for key, text in tags.items()}
-            self._write_plan(replace(plan, tags=plan.tags | texts))
+            self.folder.add_tags({key: text[:MAX_TAG_CHARACTERS] for key, text in tags.items()})
 
     def log_datasets(self, datasets: Sequence[LoggedDataset]) -> None:
-        """Keep what the training trains on for the run."""
+        """Keep what the training trains on for the run; called before it is recorded."""
         with _warning_of_failure("keep what the data are"):
-            self._write_plan(replace(self._read_plan(), datasets=list(datasets)))
+            write_plan(self.folder, replace(read_plan(self.folder), datasets=list(datasets)))
 
-    def _read_plan(self) -> Plan:
-        return msgspec.json.decode(self.folder.plan.read_bytes(), type=Plan)
-
-    def _write_plan(self, plan: Plan) -> None:
-        new = self.folder.plan.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(plan))
-        new.replace(self.folder.plan)
+    @contextlib.contextmanager
+    def _keeping(self, path: str) -> Iterator[Path]:
+        """Yield where to write an artifact; it is there in one piece, as it may be uploaded at once."""
+        target, new = self.folder.artifacts / path, self.folder.path / "artifact.new"
+        with _warning_of_failure(f"keep {path}"):
+            new.unlink(missing_ok=True)
+            yield new
+            target.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(target)
 
     @property
     def model_folder(self) -> Path:
         """See `MlflowRun.model_folder`."""
         return self.folder.model
 
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of a file for `folder` of the artifacts."""
-        with _warning_of_failure(f"keep {path}"):
-            target = self.folder.artifacts / (folder or "")
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+    def note_error(self, error: BaseException | None) -> None:
+        """Say what ends the training, as long as it is recorded."""
+        if tag := error_tag(error):
+            self.set_tags(tag)
 
-    def finish(self, status: Status) -> None:  # noqa: ARG002 - the spool says it
-        """Leave the end to whoever ships the spool; a plan without one was never used."""
-        if not self.folder.spool.exists():
-            self.folder.remove()
+    def finish(self, status: Status) -> None:
+        """End a run that was never recorded; any other is left to whoever ships the spool."""
+        if self.is_recorded or self._is_over:
+            return
+        self._is_over = True
+        if self.is_created:
+            from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
+
+            with _warning_of_failure(f"set run {self.run_id} to {status}"):
+                run = MlflowRun(self.tracking_uri, self.run_id, is_owned=True)
+                run.set_tags(self.folder.load_tags())
+                run.finish(status)
+        self.folder.remove()
 
     def leave(self) -> None:
         """The end is left to others in any case."""
 
     def how_to_look(self) -> str:
         """Lines for people: where the run is."""
+        if self._links is not None:
+            return self._links.how_to_look(self._views)
         if self.folder.plan.exists():
             return f"The run is still to be created: {self.folder.rescue_command}"
         return "The tracking store came back while training, and has the run now."
@@ -152,6 +213,8 @@ class PlannedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self.is_recorded:
+            self.note_error(error)
         self.finish(Status.after(error))
 
 
@@ -159,62 +222,5 @@ class PlannedRun:
 def _warning_of_failure(what: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:  # a full disk shall not fail the training
-        warn(f"lrtape could not {what}: {error}")
-
-
-def realize(folder: SpoolFolder, tracking_uri: str, record: str = EVERY_STEP) -> MlflowRun:
-    """Create the run that is planned in `folder`, or find it, if that was done already.
-
-    Args:
-        folder: of the recording.
-        tracking_uri: absolute, with credentials where they are needed.
-        record: see `MlflowRun.begin_recording`.
-
-    Raises:
-        ConfigError: its experiment was deleted.
-        TrackingError: the store does not answer, or refuses.
-    """
-    plan = msgspec.json.decode(folder.plan.read_bytes(), type=Plan)
-    with opening(tracking_uri):
-        client = MlflowClient(tracking_uri=tracking_uri)
-        experiment = experiment_id(client, plan.experiment, tracking_uri)
-        found = client.search_runs([experiment], f"tags.`{PLANNED}` = '{plan.recording_id}'")
-        if found:
-            run_id = found[0].info.run_id
-        else:
-            tags = next_color(client, experiment) | plan.tags | {PLANNED: plan.recording_id}
-            run_id = client.create_run(experiment, plan.start_ms, tags, plan.run_name).info.run_id
-        run = MlflowRun(tracking_uri, run_id)
-        run.log_params(plan.params)
-        run.log_datasets(plan.datasets)
-    run.begin_recording(plan.recording_id, record)
-    return run
-
-
-def find_realized(run_id: str, experiment: str, tracking_uri: str) -> str:
-    """The id of a run that was planned, now that it is there; any other id comes back as it is.
-
-    Args:
-        run_id: as the training had it.
-        experiment: its name.
-        tracking_uri: absolute.
-
-    Raises:
-        ConfigError: the experiment was deleted.
-        TrackingError: the run was not created yet, or the store does not answer.
-    """
-    if not run_id.startswith(PLANNED_ID):
-        return run_id
-    recording_id = run_id.removeprefix(PLANNED_ID)
-    with opening(tracking_uri):
-        client = MlflowClient(tracking_uri=tracking_uri)
-        found = client.search_runs(
-            [experiment_id(client, experiment, tracking_uri)], f"tags.`{PLANNED}` = '{recording_id}'"
-        )
-    if not found:
-        raise TrackingError(
-            f"the run must be in the store, but was only planned, and {mask_credentials(tracking_uri)} has none of "
-            f"recording {recording_id} in experiment {experiment!r}. Run `lrtape recover` first."
-        )
-    return str(found[0].info.run_id)
+    except Exception as error:  # noqa: BLE001 - neither a full disk nor a store may fail the training
+        warn(f"lrtape could not {what}: {mask_credentials(str(error))}")

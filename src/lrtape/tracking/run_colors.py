@@ -1,16 +1,17 @@
 """The colour of a run in MLflow's charts, told from its neighbours' without seeing colours well."""
 
 import logging
-
-from mlflow import MlflowClient
+from typing import TYPE_CHECKING
 
 from lrtape.colors import RUNS
+from lrtape.tracking.tags import RUN_COLOR
 from lrtape.tracking.uri import mask_credentials
 
-RUN_COLOR = "mlflow.runColor"
-"""Tag of a run: ``#RRGGBB``."""
 NO_CURVE = "#8A8A8A"
 """Of a run that has no curves of its own, as that of a sweep."""
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def color_at(position: int) -> str:
     return RUNS[position % len(RUNS)]
 
 
-def next_color(client: MlflowClient, experiment_id: str) -> dict[str, str]:
+def next_color(client: "MlflowClient", experiment_id: str) -> dict[str, str]:
     """The tag of a run that is to be created: the colour after that of the newest one. A request.
 
     Runs that are created at the same moment may get the same. Empty where the store does not answer: never fails.

@@ -5,49 +5,24 @@ from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from lrtape.tape import Status, now_ms
-from lrtape.tracking.mlflow_run import ERROR, MAX_ERROR_CHARACTERS, VERDICT
 from lrtape.tracking.printed_links import masked_links
 from lrtape.tracking.store import asking, experiment_id, opening
+from lrtape.tracking.tags import (
+    ERROR,
+    MAX_ERROR_CHARACTERS,
+    OBJECTIVE,
+    PARENT_RUN_ID,
+    PRUNED,
+    SEED,
+    SWEEP,
+    TRIAL,
+    VALUES,
+    VERDICT,
+)
 from lrtape.tracking.uri import mask_credentials
 from lrtape.trials import RUNNING, TrialRun
-
-SWEEP = "lrtape.sweep"
-"""Tag, of a parent: the id of its sweep."""
-TRIAL = "lrtape.trial"
-"""Tag, of a child: the id of its trial."""
-VALUES = "lrtape.sweep.values"
-"""Tag, of a child: its swept values by key, as JSON."""
-SEED = "lrtape.sweep.seed"
-"""Tag, of a child."""
-OBJECTIVE = "lrtape.sweep.objective"
-"""Tag: of a parent, the metric that is compared; of a child, its value of it."""
-DIRECTION = "lrtape.sweep.direction"
-"""Tag, of a parent: ``min`` or ``max``."""
-TRIALS = "lrtape.sweep.trials"
-"""Tag, of a parent: how many trials it has."""
-FINISHED_TRIALS = "lrtape.sweep.finished"
-"""Tag, of a parent: how many trainings are finished, of how many: ``7/8``."""
-COMMAND = "lrtape.sweep.command"
-"""Tag, of a parent: what a person has typed."""
-REFUSED = "lrtape.sweep.refused"
-"""Tag, of a parent: why trials are not trained, by their names, as JSON."""
-SAME = "lrtape.sweep.same"
-"""Tag, of a parent: the ids of the trials that others are equal to, by the names of those, as JSON."""
-BEST = "lrtape.sweep.best"
-"""Tag, of a parent: its best point so far, and the objective of that."""
-PRUNED = "lrtape.pruned"
-"""Tag, of a child: why it was ended before its last epoch."""
-HOST = "lrtape.host"
-"""Tag: the machine of a process that trains, or drives a sweep."""
-FOLDER = "lrtape.folder"
-"""Tag, beside `HOST`: where that process keeps its spool, absolute."""
-THREADS = "lrtape.threads"
-"""Tag, of a child: how many of them torch computes with; the last digits of a training depend on that."""
-SLURM_JOB = "lrtape.slurm_job"
-"""Tag, of a child that is trained by a job of Slurm: the id of that, ``12`` or ``12_0``."""
 
 PAGE = 1000
 """Runs in one answer of the store."""
@@ -98,7 +73,7 @@ class SweepRuns:
             with asking(self.tracking_uri):
                 page = self._client.search_runs(
                     [self._experiment_id],
-                    f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
+                    f"tags.`{PARENT_RUN_ID}` = '{parent_run_id}'",
                     max_results=PAGE,
                     order_by=["start_time ASC"],
                     page_token=token,
@@ -141,7 +116,7 @@ class SweepRuns:
             run = self._client.create_run(
                 self._experiment_id,
                 start_time=now_ms(),
-                tags={**tags, MLFLOW_PARENT_RUN_ID: parent_run_id},
+                tags={**tags, PARENT_RUN_ID: parent_run_id},
                 run_name=name,
             )
         self.end(run.info.run_id, Status.FAILED, error)

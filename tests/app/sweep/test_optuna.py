@@ -19,8 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lrtape.app.schedule import Schedule
 from lrtape.app.sweep import optuna_version
 from lrtape.tracking.history import read_run
-from lrtape.tracking.mlflow_run import NOTE
-from lrtape.tracking.sweep_runs import BEST, OBJECTIVE, PRUNED, REFUSED, SAME, SWEEP, TRIALS, VALUES
+from lrtape.tracking.tags import BEST, NOTE, OBJECTIVE, PRUNED, REFUSED, SAME, SWEEP, TRIALS, VALUES
 
 TRAIN = Path(__file__).parents[3] / "train.py"
 N_EPOCHS = 5

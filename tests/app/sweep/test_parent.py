@@ -15,7 +15,8 @@ from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.errors import ConfigError
 from lrtape.tape import now_ms
-from lrtape.tracking.sweep_runs import FOLDER, HOST, TRIAL, SweepRuns
+from lrtape.tracking.sweep_runs import SweepRuns
+from lrtape.tracking.tags import FOLDER, HOST, TRIAL
 from lrtape.trials import TrialRun, folder_of_sweep
 
 Plan = Callable[..., SweepPlan]

@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lrtape.app.main import main
 from lrtape.app.sweep import reporting
 from lrtape.report.winner import config_of
-from lrtape.tracking.mlflow_run import NOTE
-from lrtape.tracking.sweep_runs import OBJECTIVE, SWEEP
+from lrtape.tracking.tags import NOTE, OBJECTIVE, SWEEP
 from lrtape.trials import SweepRun, TrialRun
 
 TRAIN = Path(__file__).parents[3] / "train.py"

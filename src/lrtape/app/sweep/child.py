@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrtape.app.sweep.study_link import StudyLink
+from lrtape.tracking.tags import OBJECTIVE, POINT, RUN_COLOR, SEED, SLURM_JOB, THREADS, TRIAL, VALUES
 from lrtape.trials import Trial
 
 
@@ -35,24 +36,21 @@ class Child:
         Args:
             folder: where spools are, absolute.
         """
-        # Late: torch and mlflow take a second each to import.
-        import torch
+        import torch  # late: it takes a second to import
 
         from lrtape.app.sweep.liveness import whereabouts
         from lrtape.leaderboard import point_name
-        from lrtape.tracking import sweep_runs
-        from lrtape.tracking.dashboard import POINT
-        from lrtape.tracking.run_colors import RUN_COLOR, color_at
+        from lrtape.tracking.run_colors import color_at
 
         return {
             RUN_COLOR: color_at(self.position),
             POINT: point_name(self.trial.name),
-            sweep_runs.TRIAL: self.trial.id,
-            sweep_runs.VALUES: json.dumps(dict(self.trial.values)),
-            sweep_runs.SEED: str(self.trial.seed),
+            TRIAL: self.trial.id,
+            VALUES: json.dumps(dict(self.trial.values)),
+            SEED: str(self.trial.seed),
             **whereabouts(folder),
-            sweep_runs.THREADS: str(torch.get_num_threads()),
-            **({sweep_runs.SLURM_JOB: job} if (job := slurm_job()) else {}),
+            THREADS: str(torch.get_num_threads()),
+            **({SLURM_JOB: job} if (job := slurm_job()) else {}),
         }
 
 
@@ -66,8 +64,6 @@ def slurm_job() -> str:
 
 def objective_tag(value: float) -> Mapping[str, str]:
     """What a child says of its objective."""
-    from lrtape.tracking.sweep_runs import OBJECTIVE
-
     return {OBJECTIVE: repr(value)}
 
 

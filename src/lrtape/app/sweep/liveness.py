@@ -3,6 +3,7 @@
 import contextlib
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lrtape.app.sweep.slurm_submission import Backlog
 from lrtape.errors import SpoolError
@@ -10,8 +11,11 @@ from lrtape.recover import recover
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Status, now_ms
-from lrtape.tracking.sweep_runs import FOLDER, HOST, SLURM_JOB, SweepRuns
+from lrtape.tracking.tags import FOLDER, HOST, SLURM_JOB
 from lrtape.trials import RUNNING, TrialRun
+
+if TYPE_CHECKING:
+    from lrtape.tracking.sweep_runs import SweepRuns
 
 DIED = "its process died"
 """The error of a training that has left no other."""
@@ -32,7 +36,7 @@ def whereabouts(folder: Path) -> dict[str, str]:
     return {HOST: socket.gethostname(), FOLDER: str(folder)}
 
 
-def is_sweep_alive(parent: TrialRun, folder: Path, store: SweepRuns, backlog: Backlog) -> bool:
+def is_sweep_alive(parent: TrialRun, folder: Path, store: "SweepRuns", backlog: Backlog) -> bool:
     """Whether the driver of a sweep goes on, or one that drives it elsewhere; to be asked by who holds its lock here.
 
     Args:
@@ -56,7 +60,7 @@ def is_sweep_alive(parent: TrialRun, folder: Path, store: SweepRuns, backlog: Ba
     )
 
 
-def is_alive(run: TrialRun, folder: Path, store: SweepRuns, backlog: Backlog) -> bool:
+def is_alive(run: TrialRun, folder: Path, store: "SweepRuns", backlog: Backlog) -> bool:
     """Whether the training of a trial goes on.
 
     Exact where Slurm knows its job, and where its spool can be seen: on this machine, and on a shared disk. Else, as on
@@ -85,7 +89,7 @@ def is_alive(run: TrialRun, folder: Path, store: SweepRuns, backlog: Backlog) ->
     return now_ms() - max(run.start_ms, store.last_row_ms(run.run_id)) < SILENT_S * 1000
 
 
-def bury(run_id: str, folder: Path, store: SweepRuns) -> None:
+def bury(run_id: str, folder: Path, store: "SweepRuns") -> None:
     """Ship what a dead training has left, and set its run to KILLED, unless it was over.
 
     Where its own shipper is still at it after a minute, the end of the run is left to that.

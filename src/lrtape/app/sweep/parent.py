@@ -22,11 +22,11 @@ from lrtape.errors import ConfigError
 from lrtape.recording_options import RecordingOptions
 from lrtape.session import Session, open_session
 from lrtape.tape import Status
-from lrtape.tracking import sweep_runs
 from lrtape.tracking.find_sweep import PLANNED
 from lrtape.tracking.mlflow_run import MlflowRun
-from lrtape.tracking.run_colors import NO_CURVE, RUN_COLOR
+from lrtape.tracking.run_colors import NO_CURVE
 from lrtape.tracking.sweep_runs import SweepRuns
+from lrtape.tracking.tags import COMMAND, DIRECTION, OBJECTIVE, REFUSED, RUN_COLOR, SAME, SWEEP, TRIALS
 from lrtape.tracking.uri import mask_credentials
 from lrtape.trials import TrialRun, folder_of_sweep, latest_runs
 
@@ -98,11 +98,11 @@ class Parent:
                 print(f"Going on with {plan.title!r}, run {found.run_id}.", flush=True)  # noqa: T201 - a command
                 run = reopen_run(tracking, found.run_id)
             else:
-                tags = {sweep_runs.SWEEP: plan.id, "lrtape.version": version("lrtape"), **trial_tags(plan)}
+                tags = {SWEEP: plan.id, "lrtape.version": version("lrtape"), **trial_tags(plan)}
                 tags[RUN_COLOR] = NO_CURVE
                 run = MlflowRun.create(uri, tracking.experiment, plan.title, _params(plan, settings), tags)
             try:
-                run.set_tags({**trial_tags(plan), **whereabouts(folder), sweep_runs.COMMAND: mask_credentials(command)})
+                run.set_tags({**trial_tags(plan), **whereabouts(folder), COMMAND: mask_credentials(command)})
                 if plan.trials:  # of a search, only its tags tell
                     run.log_text(_list_of(plan), PLANNED)
                 SweepRecord(plan.id, run.run_id, plan.title, sys.argv[1:], str(Path.cwd())).save(folder)
@@ -177,7 +177,7 @@ def _check(found: TrialRun | None, plan: SweepPlan, settings: Settings) -> None:
         )
     if found is None:
         return
-    compared = found.tags.get(sweep_runs.DIRECTION), found.tags.get(sweep_runs.OBJECTIVE)
+    compared = found.tags.get(DIRECTION), found.tags.get(OBJECTIVE)
     if compared != (plan.direction, plan.objective):
         raise ConfigError(
             f"a sweep must compare the same metric whenever it goes on, but {plan.title!r} (run {found.run_id}) "
@@ -216,9 +216,9 @@ def trial_tags(plan: SweepPlan) -> dict[str, str]:
     # A search may suggest the same point twice: that is no other one.
     same = {trial.name: trial.same_as for trial in plan.trials if trial.same_as not in {"", trial.id}}
     return {
-        sweep_runs.OBJECTIVE: plan.objective,
-        sweep_runs.DIRECTION: plan.direction,
-        sweep_runs.TRIALS: str(len(plan.trials)),
-        **({sweep_runs.REFUSED: json.dumps(refused)} if refused else {}),
-        **({sweep_runs.SAME: json.dumps(same)} if same else {}),
+        OBJECTIVE: plan.objective,
+        DIRECTION: plan.direction,
+        TRIALS: str(len(plan.trials)),
+        **({REFUSED: json.dumps(refused)} if refused else {}),
+        **({SAME: json.dumps(same)} if same else {}),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lrtape.app.sweep.child import current_child
 from lrtape.app.trainer import AfterEpoch, Trainer
 from lrtape.errors import PrunedError, StoppedOnFindingError, TrainingDivergedError
+from lrtape.tracking.tags import PRUNED
 
 if TYPE_CHECKING:
     from lrtape.app.train import Run
@@ -39,8 +40,6 @@ def report_epochs(watch: Callable[[], None], trainer: Trainer, run: "Run", objec
     reporter = EpochReporter(child.study, child.trial.number)
 
     def prune(reason: str) -> PrunedError:
-        from lrtape.tracking.sweep_runs import PRUNED  # late: mlflow takes a second to import
-
         reason = f"epoch {trainer.place.epoch}: {reason}"
         run.set_tags({PRUNED: reason})
         print(f"Pruned after {reason}", flush=True)  # noqa: T201 - a command

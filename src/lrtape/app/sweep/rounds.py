@@ -15,7 +15,7 @@ from lrtape.app.sweep.summary import summarize
 from lrtape.errors import LRTapeError, TrackingError
 from lrtape.tape import Status
 from lrtape.tracking.sink import RefusedError
-from lrtape.tracking.sweep_runs import SLURM_JOB
+from lrtape.tracking.tags import SLURM_JOB
 from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
 
 DIED_BEFORE = f"{DIED} before it had a run"

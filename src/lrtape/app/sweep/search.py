@@ -28,7 +28,7 @@ from lrtape.app.sweep.study import JOURNAL, Study, Suggestion, build_pruner, cou
 from lrtape.app.sweep.study_link import StudyLink
 from lrtape.app.sweep.summary import summarize
 from lrtape.errors import ConfigError
-from lrtape.tracking import sweep_runs
+from lrtape.tracking.tags import TRIALS
 from lrtape.trials import RUNNING, Trial, TrialRun, folder_of_sweep, latest_runs
 
 REMEDY = "The same command trains others in their place."
@@ -263,7 +263,7 @@ class Search:
     def _note(self) -> None:
         """Say on the parent which suggestions are not trained, and why."""
         plan = replace(self._plan, trials=tuple(one.trial for one in self._study.suggestions() if one.trial))
-        self._parent.set_tags({**trial_tags(plan), sweep_runs.TRIALS: str(self._n_trials)})
+        self._parent.set_tags({**trial_tags(plan), TRIALS: str(self._n_trials)})
 
 
 def _is_same(one: Suggestion, trial: Trial, twin: str) -> bool:

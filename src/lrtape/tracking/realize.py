@@ -1,0 +1,111 @@
+"""Creates the runs that trainings have planned. Used by companions, and by whoever ships a spool."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from mlflow import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
+
+from lrtape.errors import TrackingError
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tracking.mlflow_run import MlflowRun
+from lrtape.tracking.planned_run import PLANNED_ID, Plan, read_plan, write_plan
+from lrtape.tracking.run_colors import next_color
+from lrtape.tracking.store import experiment_id, opening
+from lrtape.tracking.tags import MAX_TAG_CHARACTERS, PARENT_RUN_ID, PLANNED
+from lrtape.tracking.uri import mask_credentials
+
+
+def create(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
+    """Create the run that is planned in `folder`, as the training that waits for it would; it is called once.
+
+    What MLflow knows of the process, the user say, is added to the plan: it may have to be created elsewhere.
+
+    Args:
+        folder: of the recording.
+        tracking_uri: absolute, with credentials where they are needed.
+
+    Raises:
+        ConfigError: see `MlflowRun.create`.
+        TrackingError: see there.
+    """
+    plan = read_plan(folder)
+    with _started_as(plan.main_file):
+        plan = replace(plan, tags=_of_this_process(plan))
+        write_plan(folder, plan)
+        return MlflowRun.create(
+            tracking_uri, plan.experiment, plan.run_name, plan.params, plan.tags, plan.parent_run_id
+        )
+
+
+def _of_this_process(plan: Plan) -> dict[str, str]:
+    return {key: mask_credentials(text)[:MAX_TAG_CHARACTERS] for key, text in resolve_tags(plan.tags).items()}
+
+
+@contextlib.contextmanager
+def _started_as(main_file: str) -> Iterator[None]:
+    """MLflow (3.17) takes the name of what was started, and its commit, from here."""
+    before = sys.argv
+    sys.argv = [main_file]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
+    """Create the run that is planned in `folder`, whose training goes on or is over; or find it, if that was done.
+
+    Args:
+        folder: of the recording.
+        tracking_uri: absolute, with credentials where they are needed.
+
+    Raises:
+        ConfigError: its experiment was deleted.
+        TrackingError: the store does not answer, or refuses.
+    """
+    plan = read_plan(folder)
+    with opening(tracking_uri):
+        client = MlflowClient(tracking_uri=tracking_uri)
+        experiment = experiment_id(client, plan.experiment, tracking_uri)
+        run_id = _find(client, experiment, plan.recording_id)
+        if run_id is None:
+            parent = {} if plan.parent_run_id is None else {PARENT_RUN_ID: plan.parent_run_id}
+            tags = next_color(client, experiment) | plan.tags | parent | {PLANNED: plan.recording_id}
+            run_id = client.create_run(experiment, plan.start_ms, tags, plan.run_name).info.run_id
+        run = MlflowRun(tracking_uri, run_id)
+        run.log_params(plan.params)
+    return run
+
+
+def _find(client: MlflowClient, experiment: str, recording_id: str) -> str | None:
+    found = client.search_runs([experiment], f"tags.`{PLANNED}` = '{recording_id}'")
+    return str(found[0].info.run_id) if found else None
+
+
+def find_realized(run_id: str, experiment: str, tracking_uri: str) -> str:
+    """The id of a run that was planned, now that it is there; any other id comes back as it is.
+
+    Args:
+        run_id: as the training had it.
+        experiment: its name.
+        tracking_uri: absolute.
+
+    Raises:
+        ConfigError: the experiment was deleted.
+        TrackingError: the run was not created yet, or the store does not answer.
+    """
+    if not run_id.startswith(PLANNED_ID):
+        return run_id
+    recording_id = run_id.removeprefix(PLANNED_ID)
+    with opening(tracking_uri):
+        client = MlflowClient(tracking_uri=tracking_uri)
+        found = _find(client, experiment_id(client, experiment, tracking_uri), recording_id)
+    if found is None:
+        raise TrackingError(
+            f"the run must be in the store, but was only planned, and {mask_credentials(tracking_uri)} has none of "
+            f"recording {recording_id} in experiment {experiment!r}. Run `lrtape recover` first."
+        )
+    return found
