@@ -31,6 +31,7 @@ from lrtape.tapes_of_thread import TapesOfThread
 
 if TYPE_CHECKING:
     from lrtape.destination import RunOrId
+    from lrtape.recorder import Recorder
     from lrtape.tracking.mlflow_run import ActiveRun
 
 _STEP = Optimizer.profile_hook_step(lambda: None).__code__
@@ -115,11 +116,16 @@ def autolog(
         return session
 
     if not these_ranks().records:  # Another one does: no run is looked for here, and mlflow not imported.
-        _autolog = _Autolog(lambda _: (), open_on)
+        _autolog = _Autolog(lambda _: (), lambda: None, open_on)
         return
     IDLE_COMPANIONS.expect()
 
-    from lrtape.tracking.active_runs import active_runs, start_aside, unseen  # late: mlflow takes a second to import
+    from lrtape.tracking.active_runs import (  # late: mlflow takes a second to import
+        active_runs,
+        innermost_run,
+        start_aside,
+        unseen,
+    )
 
     def open_unseen(run: "ActiveRun | None") -> Session:
         if not these_ranks().records:  # There was no process group yet when autolog() was called.
@@ -127,38 +133,55 @@ def autolog(
         with unseen():
             return open_on(start_aside() if run is None else run.info.run_id)
 
-    _autolog = _Autolog(active_runs, open_unseen)
+    _autolog = _Autolog(active_runs, innermost_run, open_unseen)
 
 
 class _Autolog:
     """Watches every optimizer of the process, in every thread.
 
     Args:
-        active_runs: the active runs of a thread, the innermost last; cheap, for it is called in every step.
+        active_runs: the active runs of a thread, the innermost last.
+        innermost_run: the innermost one of this thread; cheap, for it is called in every step.
         open_on: opens a session on a run, or on a new one.
     """
 
     def __init__(
-        self, active_runs: "Callable[[int], Sequence[ActiveRun]]", open_on: "Callable[[ActiveRun | None], Session]"
+        self,
+        active_runs: "Callable[[int], Sequence[ActiveRun]]",
+        innermost_run: "Callable[[], ActiveRun | None]",
+        open_on: "Callable[[ActiveRun | None], Session]",
     ) -> None:
         self._active_runs = active_runs
+        self._innermost_run = innermost_run
         self._open_on = open_on
         self._home = threading.get_ident()
         self._tapes = {self._home: TapesOfThread(open_on)}
         self._left_out: dict[int, weakref.ref[Optimizer]] = {}
         """By id; look whether it is still the same one."""
         self._changing = threading.Lock()
+        self._settled: dict[int, tuple[Recorder, ActiveRun | None, int]] = {}
+        """By the id of an optimizer: what records it in this run, which is the innermost one of this thread."""
         watch_grad_scalers()
         self._hook = register_optimizer_step_pre_hook(self._before_step)
-        self._pid = os.getpid()
         self.is_on = True
+        _switch_off_in_forked_children(self)
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """Runs ahead of the optimizer's own pre-hooks, so that a recorder made here sees this very step."""
+        settled = self._settled.get(id(optimizer))
+        if settled is not None:  # In nearly every step nothing has changed: this is all that it costs then.
+            recorder, run, thread = settled
+            is_mine = recorder.is_on and thread == threading.get_ident() and recorder.optimizer is optimizer
+            if is_mine and self._innermost_run() is run:
+                return
+        self._settle(optimizer)
+
+    def _settle(self, optimizer: Optimizer) -> None:
+        """See that the step is recorded where it belongs."""
         if DYNAMO in sys.modules:
             keep_compiler_out()
-        if not self.is_on or os.getpid() != self._pid:
-            return  # In a forked child all of this is its parent's.
+        if not self.is_on:
+            return
         try:
             thread = threading.get_ident()
             runs = self._active_runs(thread)
@@ -168,13 +191,16 @@ class _Autolog:
                 thread = self._home
                 runs = self._active_runs(thread)
             tapes = self._tapes.get(thread)
-            if tapes is not None and tapes.is_recording(optimizer, runs):
+            if tapes is not None and (recorder := tapes.recorder_of(optimizer, runs)) is not None:
+                if thread == threading.get_ident():
+                    self._settled[id(optimizer)] = recorder, runs[-1] if runs else None, thread
                 return
+            self._settled.clear()  # It shall keep nothing of what is over.
             if not self._is_left_out(optimizer):
                 with self._changing:
                     self._record(optimizer, runs, thread)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
-            self.is_on = False  # The hook itself stays: torch is just going through all of them.
+            self.switch_off()  # The hook itself stays: torch is just going through all of them.
             for tapes in self._tapes.values():  # or the steps of this run would go into the one around it
                 tapes.end_all()
             warn(f"lrtape cannot record, and autolog is off: {error}")
@@ -207,10 +233,25 @@ class _Autolog:
             self._leave_out(optimizer)
             warn(f"lrtape does not record {type(optimizer).__name__}: {error}")
 
+    def switch_off(self) -> None:
+        """Follow no more; of a forked child, where all of this is its parent's, that is all."""
+        self.is_on = False
+        self._settled.clear()
+
     def close(self) -> None:
         self._hook.remove()
         for tapes in self._tapes.values():
             tapes.close()
+
+
+def _switch_off_in_forked_children(watching: _Autolog) -> None:
+    reference = weakref.ref(watching)
+
+    def switch_off() -> None:
+        if (autolog := reference()) is not None:
+            autolog.switch_off()
+
+    os.register_at_fork(after_in_child=switch_off)
 
 
 def _is_within_step_of_another(optimizer: Optimizer) -> bool:

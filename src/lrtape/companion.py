@@ -26,6 +26,7 @@ from lrtape.companion_process import (
     EXIT_AGAIN,
     IDLE_S,
     MAX_RECORDINGS,
+    OWN_ENVIRONMENT,
     Answer,
     Ended,
     Recording,
@@ -51,6 +52,8 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 MAX_PROBLEM_CHARACTERS = 8000
 _LONG_S = 1e6
 """For ever: the training prepares itself, or looks at its data."""
+_RETRIES_OF_A_CREATION = "4"
+"""Half a minute, with MLflow's pauses: nobody else tries again."""
 NICENESS = 10
 """The training goes first: under contention this process gets about a tenth of what the trainer gets."""
 
@@ -164,15 +167,16 @@ def main() -> None:
 
 def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefused], object]) -> None:
     """Do what a training process asks for, until nothing more comes, or `MAX_RECORDINGS` are shipped."""
-    unrecorded: tuple[MlflowRun, SpoolFolder] | None = None
+    unrecorded: dict[str, tuple[MlflowRun, SpoolFolder]] = {}
+    """Runs that were created here, by their recordings, which have not begun."""
     n_recordings = 0
     while n_recordings < MAX_RECORDINGS:
-        task = trainer.next_task(IDLE_S if unrecorded is None else _LONG_S)
+        task = trainer.next_task(_LONG_S if unrecorded else IDLE_S)
         if task is None:
             break
         with _taking_over(task.settings) as folder:
             if isinstance(task, Recording):
-                unrecorded = None
+                unrecorded.pop(folder.recording_id, None)
                 n_recordings += 1
                 delivery = _ship(task, folder, trainer)
                 # No more than a pipe holds: nobody reads it before the training has ended.
@@ -180,11 +184,8 @@ def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefu
                 is_last = n_recordings == MAX_RECORDINGS
                 say(Answer(delivery.is_complete, problem, is_last, tuple(sorted(delivery.views))))
             else:
-                run, answer = _create_run(task, folder)
-                unrecorded = None if run is None else (run, folder)
-                say(answer)
-    if unrecorded is not None:
-        run, folder = unrecorded
+                say(_create_run(task, folder, unrecorded))
+    for run, folder in unrecorded.values():
         run.finish(Status.KILLED)
         folder.remove()
 
@@ -218,17 +219,23 @@ def _taking_over(settings: Settings) -> Iterator[SpoolFolder]:
         yield folder
 
 
-def _create_run(wanted: RunWanted, folder: SpoolFolder) -> "tuple[MlflowRun | None, RunCreated | RunRefused]":
+def _create_run(
+    wanted: RunWanted, folder: SpoolFolder, unrecorded: "dict[str, tuple[MlflowRun, SpoolFolder]]"
+) -> RunCreated | RunRefused:
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = _RETRIES_OF_A_CREATION
     try:
         from lrtape.tracking.realize import create  # late: see main()
 
-        run = create(folder, os.fsdecode(wanted.settings.tracking_uri))
+        run, folder = create(folder, os.fsdecode(wanted.settings.tracking_uri))
     except LRTapeError as error:
-        return None, RunRefused(type(error).__name__, str(error)[:MAX_PROBLEM_CHARACTERS])
+        return RunRefused(type(error).__name__, str(error)[:MAX_PROBLEM_CHARACTERS])
     except Exception as error:
         logging.exception("cannot create a run")
-        return None, RunRefused("", repr(error)[:MAX_PROBLEM_CHARACTERS])
-    return run, RunCreated(run.run_id, run.experiment_id)
+        return RunRefused("", repr(error)[:MAX_PROBLEM_CHARACTERS])
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = OWN_ENVIRONMENT["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+    unrecorded[folder.recording_id] = run, folder
+    return RunCreated(run.run_id, run.experiment_id, os.fsencode(folder.path))
 
 
 def _ship(recording: Recording, folder: SpoolFolder, trainer: TrainingProcess) -> "Delivery":

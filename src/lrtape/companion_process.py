@@ -29,7 +29,7 @@ LOOK_S = 0.1
 """Between two looks whether a companion is alive, where it is waited for."""
 _MAX_COMPLAINT_BYTES = 1 << 14
 
-_OWN_ENVIRONMENT = {
+OWN_ENVIRONMENT = {
     # It tries again by itself, and tells how it goes; MLflow would be silent for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -97,10 +97,17 @@ decode_word = msgspec.json.Decoder(Word).decode
 
 
 class RunCreated(msgspec.Struct, frozen=True, tag=True):
-    """What a companion says of a run that it has created."""
+    """What a companion says of a run that it has created.
+
+    Attributes:
+        run_id: of the run.
+        experiment_id: of its experiment.
+        folder: where its plan is now.
+    """
 
     run_id: str
     experiment_id: str
+    folder: bytes
 
 
 class RunRefused(msgspec.Struct, frozen=True, tag=True):
@@ -300,7 +307,7 @@ def _temporary_file() -> IO[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | _OWN_ENVIRONMENT
+    return os.environ | OWN_ENVIRONMENT
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

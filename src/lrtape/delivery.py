@@ -86,8 +86,10 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     patience = Patience(folder, writer, give_up_s)
     try:
         run = patience.until_done(lambda: _open(folder, header, tracking_uri), failing)
-        with contextlib.suppress(Exception):  # A store of artifacts may raise anything; it is tried again in the end.
+        try:
             _upload_kept(folder, run)
+        except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything; it is tried again
+            _log.warning("cannot upload what is known now: %s", explain(tracking_uri, error))
         sink = SeedingSink(MlflowSink(tracking_uri, run.run_id), run)
         page = RunPage(folder, run)
         shipped = ship(folder, sink, writer, give_up_s, page.refresh_if_due)
@@ -159,7 +161,7 @@ def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
     else:
         run = MlflowRun.join(header.run_id, tracking_uri, is_owned=header.owns_run)
     if folder.plan.exists():
-        run.log_datasets(read_plan(folder).datasets)
+        run.put_datasets(read_plan(folder).datasets)
         run.begin_recording(header.recording_id, header.record)
         if header.run_id:  # Else the spool would be nobody's.
             folder.plan.unlink()

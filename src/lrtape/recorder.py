@@ -113,6 +113,7 @@ class Recorder:
         "_write",
         "findings",
         "groups",
+        "is_on",
         "last",
         "moving_groups",
         "samples_ns",
@@ -157,6 +158,7 @@ class Recorder:
         self._write: Callable[[GroupLayout | Record | Point | Finding], bool] = lambda _: False
         self._tend: Callable[[], None] = lambda: None
         self._hooks: StepHooks | None = None
+        self.is_on = False
         self._late = LateSteps(devices, self._arrived)
         self._is_plain = True
         self._has_begun: bool | None = None
@@ -180,6 +182,7 @@ class Recorder:
         optimizer = self._optimizer()
         if optimizer is not None:
             self._hooks = StepHooks(optimizer, self)
+            self.is_on = True
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -431,6 +434,7 @@ class Recorder:
             return
         self._hooks.remove()
         self._hooks = None
+        self.is_on = False
         self._has_begun = None
         self.receive_all()
         if self.skipped_steps != self._told_skips:

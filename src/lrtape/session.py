@@ -175,9 +175,13 @@ class Session:
             self._recorder_of.pop(id(optimizer)).stop()
 
     def is_recording(self, optimizer: Optimizer) -> bool:
-        """Whether steps of this optimizer are recorded here; takes 0.2 us."""
+        """Whether steps of this optimizer are recorded here."""
+        return self.recorder_of(optimizer) is not None
+
+    def recorder_of(self, optimizer: Optimizer) -> Recorder | None:
+        """What records the steps of this optimizer here."""
         recorder = self._recorder_of.get(id(optimizer))
-        return recorder is not None and recorder.optimizer is optimizer
+        return recorder if recorder is not None and recorder.optimizer is optimizer else None
 
     @property
     def n_optimizers(self) -> int:

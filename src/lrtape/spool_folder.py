@@ -67,6 +67,15 @@ class SpoolFolder:
             raise ConfigError(f"`folder` must be a place where lrtape can write, but is not ({error}).") from error
         return cls(path)
 
+    def renamed(self, name: str) -> Self:
+        """The same folder, called `name` and its `recording_id` from now on, if that can be; before it is claimed."""
+        path = self.path.with_name(f"{name}-{self.recording_id}")
+        try:
+            self.path.rename(path)
+        except OSError:
+            return self
+        return type(self)(path)
+
     @property
     def recording_id(self) -> str:
         """Eight hex digits; of a new folder only, for anybody may rename it later."""
@@ -123,7 +132,7 @@ class SpoolFolder:
         """Those that `add_tags` has kept."""
         try:
             return msgspec.json.decode(self._tags.read_bytes(), type=dict[str, str])
-        except FileNotFoundError:
+        except (OSError, msgspec.DecodeError):
             return {}
 
     @property

@@ -11,7 +11,7 @@ from lrtape.recover import recover
 from lrtape.tape import Status
 from lrtape.tracking.history import read_run
 from lrtape.tracking.planned_run import PlannedRun
-from lrtape.tracking.realize import create, realize
+from lrtape.tracking.realize import realize
 
 GONE = "http://127.0.0.1:9"
 

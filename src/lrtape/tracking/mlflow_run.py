@@ -201,9 +201,18 @@ class MlflowRun:
 
         A failure is warned about.
         """
+        self._warn_on_failure("note the data", lambda: self.put_datasets(datasets))
+
+    def put_datasets(self, datasets: Sequence[LoggedDataset]) -> None:
+        """See `log_datasets`.
+
+        Raises:
+            TrackingError: the store does not answer, or refuses.
+        """
         if datasets:
             inputs = [dataset.as_input() for dataset in datasets]
-            self._warn_on_failure("note the data", lambda: self._client.log_inputs(self.run_id, inputs))
+            with asking(self.tracking_uri):
+                self._client.log_inputs(self.run_id, inputs)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload one file into `folder` of the run's artifacts. A failure is warned about."""

@@ -16,6 +16,7 @@ from typing import Self
 
 import msgspec
 
+from lrtape.errors import ConfigError
 from lrtape.lines import warn
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status, now_ms
@@ -119,16 +120,26 @@ class PlannedRun:
         plan = Plan(
             *(self.folder.recording_id, experiment, run_name, texts, dict(tags), parent_run_id, sys.argv[0], now_ms())
         )
-        write_plan(self.folder, plan)
+        try:
+            write_plan(self.folder, plan)
+        except OSError as error:
+            self.folder.remove()
+            raise ConfigError(f"`folder` must be a place where lrtape can write, but is not ({error}).") from error
 
     @property
     def is_created(self) -> bool:
         """Whether the run is there, as far as this process knows."""
         return self._links is not None
 
-    def created(self, run_id: str, experiment_id: str) -> None:
-        """The run is there; to be told before it is recorded."""
-        self.run_id = run_id
+    def created(self, run_id: str, experiment_id: str, folder: SpoolFolder) -> None:
+        """The run is there; to be told before it is recorded.
+
+        Args:
+            run_id: of the run.
+            experiment_id: of its experiment.
+            folder: where the plan is now.
+        """
+        self.run_id, self.folder = run_id, folder
         self._links = Links(self.tracking_uri, experiment_id, run_id)
 
     def see_views(self, views: Collection[str]) -> None:
@@ -184,6 +195,9 @@ class PlannedRun:
 
     def finish(self, status: Status) -> None:
         """End a run that was never recorded; any other is left to whoever ships the spool."""
+        self._finish_unrecorded(status, None)
+
+    def _finish_unrecorded(self, status: Status, error: BaseException | None) -> None:
         if self.is_recorded or self._is_over:
             return
         self._is_over = True
@@ -193,6 +207,7 @@ class PlannedRun:
             with _warning_of_failure(f"set run {self.run_id} to {status}"):
                 run = MlflowRun(self.tracking_uri, self.run_id, is_owned=True)
                 run.set_tags(self.folder.load_tags())
+                run.note_error(error)
                 run.finish(status)
         self.folder.remove()
 
@@ -213,9 +228,7 @@ class PlannedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.is_recorded:
-            self.note_error(error)
-        self.finish(Status.after(error))
+        self._finish_unrecorded(Status.after(error), error)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from lrtape.tracking.tags import MAX_TAG_CHARACTERS, PARENT_RUN_ID, PLANNED
 from lrtape.tracking.uri import mask_credentials
 
 
-def create(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
+def create(folder: SpoolFolder, tracking_uri: str) -> tuple[MlflowRun, SpoolFolder]:
     """Create the run that is planned in `folder`, as the training that waits for it would; it is called once.
 
     What MLflow knows of the process, the user say, is added to the plan: it may have to be created elsewhere.
@@ -26,6 +26,9 @@ def create(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
     Args:
         folder: of the recording.
         tracking_uri: absolute, with credentials where they are needed.
+
+    Returns:
+        The run, and the folder, which is called after it now.
 
     Raises:
         ConfigError: see `MlflowRun.create`.
@@ -35,9 +38,8 @@ def create(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
     with _started_as(plan.main_file):
         plan = replace(plan, tags=_of_this_process(plan))
         write_plan(folder, plan)
-        return MlflowRun.create(
-            tracking_uri, plan.experiment, plan.run_name, plan.params, plan.tags, plan.parent_run_id
-        )
+        run = MlflowRun.create(tracking_uri, plan.experiment, plan.run_name, plan.params, plan.tags, plan.parent_run_id)
+    return run, folder.renamed(run.run_id)
 
 
 def _of_this_process(plan: Plan) -> dict[str, str]:

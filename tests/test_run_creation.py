@@ -1,0 +1,307 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from lrtape.companion_process import IDLE_COMPANIONS, CompanionProcess
+from lrtape.errors import ConfigError, TrackingError
+from lrtape.recording_options import RecordingOptions
+from lrtape.run_creation import create_run
+from lrtape.session import open_session
+from lrtape.spool_folder import SpoolFolder
+from lrtape.tracking.datasets import LoggedDataset
+from lrtape.tracking.planned_run import PlannedRun
+
+DEADLINE_S = 60
+GONE = "http://127.0.0.1:9"
+ROOT = Path(".lrtape")
+
+CREATE = """
+import os, signal, sys
+from pathlib import Path
+from lrtape.run_creation import create_run
+from lrtape.tracking.planned_run import PlannedRun
+run = PlannedRun(Path(".lrtape"), sys.argv[1], "mine", None, {}, {})
+create_run(run)
+assert "mlflow" not in sys.modules
+print(run.run_id, flush=True)
+"""
+
+
+def planned(store: str, **options: Any) -> PlannedRun:
+    return PlannedRun(ROOT, store, "mine", "steplr", {"lr": 0.1}, {"team": "blue"}, **options)
+
+
+def runs_of(store: str, experiment: str = "mine") -> list[Any]:
+    client = MlflowClient(tracking_uri=store)
+    found = client.get_experiment_by_name(experiment)
+    return [] if found is None else list(client.search_runs([found.experiment_id]))
+
+
+def ended(store: str) -> Any:
+    """The only run, as soon as it is over."""
+    deadline = time.monotonic() + DEADLINE_S
+    while [run.info.status for run in runs_of(store)] in ([], ["RUNNING"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (run,) = runs_of(store)
+    return run
+
+
+@contextlib.contextmanager
+def recording(run: PlannedRun) -> Iterator[torch.optim.Optimizer]:
+    """An optimizer whose steps are recorded into it, until its shipper has stored them."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    with open_session(run, None, RecordingOptions(ROOT), DEADLINE_S) as session:
+        session.add(optimizer)
+        yield optimizer
+
+
+@pytest.fixture
+def no_companion() -> Iterator[None]:
+    """None is left over from other tests, nor for them."""
+    IDLE_COMPANIONS.reset()
+    yield
+    IDLE_COMPANIONS.reset()
+
+
+def test_a_run_is_created_as_this_process_would(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name, params, tags, parent; MLflow's own tags are of what was started here, and not of the companion."""
+    monkeypatch.setattr(sys, "argv", ["my_training.py"])
+    run = planned(store, parent_run_id="0" * 32)
+    create_run(run)
+    (created,) = runs_of(store)
+
+    assert run.run_id == created.info.run_id
+    assert created.info.status == "RUNNING"
+    assert created.info.run_name == "steplr"
+    assert created.data.params == {"lr": "0.1"}
+    assert created.data.tags["team"] == "blue"
+    assert created.data.tags["mlflow.parentRunId"] == "0" * 32
+    assert created.data.tags["mlflow.source.name"] == "my_training.py"
+    assert created.data.tags["mlflow.user"]
+    assert run.folder.path.name == f"{run.run_id}-{run.folder.recording_id}"
+    assert run.folder.plan.exists()
+
+
+def test_what_belongs_to_the_run_is_there_while_it_records(store: str) -> None:
+    """Data and artifacts at the beginning; tags before the run ends; nothing is left of the folder."""
+    run = planned(store)
+    create_run(run)
+    run.log_text("a: ü\n", "config/resolved.yaml")
+    run.log_datasets([LoggedDataset("digits", "12ab", "train", "my.digits", 7, [8], [], "float32", "int64", "all")])
+    client, deadline = MlflowClient(tracking_uri=store), time.monotonic() + DEADLINE_S
+    with recording(run) as optimizer:
+        optimizer.step()
+        while not client.list_artifacts(run.run_id, "config") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        text = Path(client.download_artifacts(run.run_id, "config/resolved.yaml")).read_text()
+        now = client.get_run(run.run_id)
+        run.set_tags({"lrtape.sweep.objective": "0.5"})
+        run.set_tags({"other": "1"})
+    after = client.get_run(run.run_id)
+
+    assert text == "a: ü\n"
+    assert [one.dataset.digest for one in now.inputs.dataset_inputs] == ["12ab"]
+    assert now.info.status == "RUNNING"
+    assert now.data.tags["lrtape.complete"] == "false"
+    assert after.info.status == "FINISHED"
+    assert after.data.tags["lrtape.complete"] == "true"
+    assert (after.data.tags["lrtape.sweep.objective"], after.data.tags["other"]) == ("0.5", "1")
+    assert after.data.tags["lrtape.recording"] == run.folder.recording_id
+    assert list(ROOT.iterdir()) == []
+    assert f"/runs/{run.run_id}?" in run.how_to_look()
+    assert "Dashboard:" in run.how_to_look()
+
+
+def test_an_error_is_said_of_the_run(store: str) -> None:
+    """Of what has ended the recording; of what has ended the training before there was one, too."""
+    with pytest.raises(RuntimeError, match="out of memory"), planned(store) as run:
+        create_run(run)
+        with recording(run):
+            raise RuntimeError("out of memory")
+    first = ended(store)
+    with pytest.raises(RuntimeError, match="no data"), planned(store) as run:
+        create_run(run)
+        raise RuntimeError("no data")
+    second = next(one for one in runs_of(store) if one.info.run_id == run.run_id)
+
+    assert (first.info.status, first.data.tags["lrtape.error"]) == ("FAILED", "RuntimeError: out of memory")
+    assert (second.info.status, second.data.tags["lrtape.error"]) == ("FAILED", "RuntimeError: no data")
+    assert list(ROOT.iterdir()) == []
+
+
+@pytest.mark.parametrize("then", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"])
+def test_a_run_that_nobody_records_into_is_ended(store: str, tmp_path: Path, then: str) -> None:
+    """By the companion that has created it, where the training dies before its first step; nothing is left of it."""
+    subprocess.run([sys.executable, "-c", CREATE + then, store], cwd=tmp_path, check=False, timeout=DEADLINE_S)
+    run = ended(store)
+    deadline = time.monotonic() + DEADLINE_S
+    while list(ROOT.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert run.info.status == "KILLED"
+    assert list(ROOT.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_ctrl_c_while_the_run_is_created_leaves_none_that_is_running(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The companion that nobody waits for any more ends it."""
+    run = planned(store)
+
+    def interrupted(companion: CompanionProcess, wait_s: float) -> bytes | None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not runs_of(store) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CompanionProcess, "_line", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        create_run(run)
+
+    assert ended(store).info.status == "KILLED"
+    assert IDLE_COMPANIONS._idle == []
+
+
+@pytest.mark.usefixtures("no_companion")
+@pytest.mark.parametrize("exit_code", [0, 127])
+def test_where_no_companion_starts_this_process_creates_the_run(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int
+) -> None:
+    """Once, and as ever."""
+    broken = tmp_path / "python"
+    broken.write_text(f"#!/bin/sh\nexit {exit_code}\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    run = planned(store)
+    create_run(run)
+    (created,) = runs_of(store)
+
+    assert run.run_id == created.info.run_id
+    assert created.data.params == {"lr": "0.1"}
+
+
+def test_a_refusal_is_this_process_s(store: str) -> None:
+    """The same error as without a companion, and the plan waits for whoever wants to keep it."""
+    client = MlflowClient(tracking_uri=store)
+    client.delete_experiment(client.create_experiment("mine"))
+    with pytest.raises(ConfigError, match="the experiment must not be deleted, but 'mine' is"):
+        create_run(planned(store))
+    with pytest.raises(TrackingError, match="does not answer"):
+        create_run(run := planned(GONE))
+
+    assert not run.is_created
+    assert "mlflow.user" in run.folder.plan.read_text()  # for who creates it later, perhaps elsewhere
+
+
+def test_a_full_folder_is_refused(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the training starts, and without a trace."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lrtape.tracking.planned_run.write_plan", full)
+    with pytest.raises(ConfigError, match="`folder` must be a place where lrtape can write"):
+        planned(store)
+
+    assert list(ROOT.iterdir()) == []
+
+
+def test_no_credential_reaches_the_folder(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that of the store, nor one in a tag, as MLflow makes one of the address of a git repository."""
+    monkeypatch.setattr("lrtape.tracking.realize.resolve_tags", lambda tags: {**tags, "git": "https://me:hush@host/x"})
+    IDLE_COMPANIONS.reset()
+    monkeypatch.setattr(CompanionProcess, "__init__", cannot_start)
+    with pytest.raises(TrackingError):
+        create_run(run := PlannedRun(ROOT, "http://me:hush@127.0.0.1:9", "mine", None, {}, {}))
+
+    assert "hush" not in run.folder.plan.read_text()
+    assert "git" in run.folder.plan.read_text()
+
+
+def cannot_start(*_: object) -> None:
+    raise OSError("no process")
+
+
+def test_a_large_artifact_is_not_copied(store: str) -> None:
+    """A checkpoint is linked, and not changed by what is written in its place later."""
+    Path("last.pt").write_text("first")
+    run = planned(store)
+    run.log_artifact(Path("last.pt"), "checkpoints")
+    kept = run.folder.artifacts / "checkpoints" / "last.pt"
+    same = kept.samefile("last.pt")
+    Path("new.pt").write_text("second")
+    Path("new.pt").replace("last.pt")
+
+    assert same
+    assert kept.read_text() == "first"
+
+
+def test_tags_may_be_read_at_any_time(tmp_path: Path) -> None:
+    """Those that are kept; none where there are none, or where they cannot be read."""
+    folder = SpoolFolder.create(tmp_path, "planned")
+    before = folder.load_tags()
+    folder.add_tags({"a": "1"})
+    folder.add_tags({"b": "2"})
+    after = folder.load_tags()
+    (folder.path / "tags.json").write_bytes(b"\0")
+
+    assert (before, after, folder.load_tags()) == ({}, {"a": "1", "b": "2"}, {})
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_training_needs_no_mlflow(store: str, tmp_path: Path) -> None:
+    """The whole reference training, its model included, and what is printed in the end; mlflow is never imported."""
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('mlflow' in sys.modules))\n"
+        "sys.argv = ['train.py', 'scheduler=steplr', 'trainer.max_steps=20']\n"
+        "from lrtape.app.main import main\nmain()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=DEADLINE_S)
+    run = ended_in(store, "lrtape")
+
+    assert "Dashboard:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+    assert run.info.status == "FINISHED"
+    assert len(run.outputs.model_outputs) == 1
+
+
+def ended_in(store: str, experiment: str) -> Any:
+    (run,) = runs_of(store, experiment)
+    return MlflowClient(tracking_uri=store).get_run(run.info.run_id)
+
+
+def test_the_first_signal_ends_a_training_that_waits_for_its_run(
+    start_process: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes the connection and says nothing: Ctrl-C is answered at once, and no plan is left."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = (sys.executable, "-m", "lrtape.cli", "train", "scheduler=steplr", f"tracking.uri={uri}")
+        process = start_process(*command)
+        silent.settimeout(DEADLINE_S)
+        asking, _ = silent.accept()
+        with asking:
+            os.kill(process.pid, signal.SIGINT)
+            begin = time.monotonic()
+            _, errors = process.communicate(timeout=DEADLINE_S)
+            waited_s = time.monotonic() - begin
+
+    assert process.returncode == 130, errors
+    assert waited_s < 4  # and not until the server is given up
+    assert "interrupted by SIGINT" in errors
+    assert list((tmp_path / ".lrtape").iterdir()) == []
