@@ -110,6 +110,7 @@ def test_what_belongs_to_the_run_is_there_while_it_records(store: str) -> None:
     after = client.get_run(run.run_id)
 
     assert text == "a: ü\n"
+    assert now.inputs is not None
     assert [one.dataset.digest for one in now.inputs.dataset_inputs] == ["12ab"]
     assert now.info.status == "RUNNING"
     assert now.data.tags["lrtape.complete"] == "false"
@@ -124,14 +125,19 @@ def test_what_belongs_to_the_run_is_there_while_it_records(store: str) -> None:
 
 def test_an_error_is_said_of_the_run(store: str) -> None:
     """Of what has ended the recording; of what has ended the training before there was one, too."""
-    with pytest.raises(RuntimeError, match="out of memory"), planned(store) as run:
-        create_run(run)
-        with recording(run):
-            raise RuntimeError("out of memory")
+
+    def fail(run: PlannedRun, text: str, is_recorded: bool) -> None:
+        with run:
+            create_run(run)
+            with recording(run) if is_recorded else contextlib.nullcontext():
+                raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail(planned(store), "out of memory", is_recorded=True)
     first = ended(store)
-    with pytest.raises(RuntimeError, match="no data"), planned(store) as run:
-        create_run(run)
-        raise RuntimeError("no data")
+    run = planned(store)
+    with pytest.raises(RuntimeError, match="no data"):
+        fail(run, "no data", is_recorded=False)
     second = next(one for one in runs_of(store) if one.info.run_id == run.run_id)
 
     assert (first.info.status, first.data.tags["lrtape.error"]) == ("FAILED", "RuntimeError: out of memory")
