@@ -1,4 +1,3 @@
-import json
 import shlex
 import subprocess
 import sys
@@ -168,7 +167,7 @@ def test_a_store_that_is_away_gets_the_suggestion_later(
             *SHORT, "tracking.uri=http://127.0.0.1:9", "tracking.when_unreachable=spool", "tracking.close_timeout_s=0"
         )
     (folder,) = SpoolFolder.find(tmp_path / ".lrtape")
-    tags = json.loads(folder.plan.read_text())["tags"]
+    tags = folder.load_tags()
 
     assert 1e-6 < float(tags["lrtape.range.suggested_lr"]) < 10
     assert "optimizer.lr=" in tags["lrtape.range.command"]

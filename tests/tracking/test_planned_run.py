@@ -6,12 +6,12 @@ import torch
 from mlflow import MlflowClient
 
 import lrtape
-from lrtape.errors import ConfigError
+from lrtape.errors import ConfigError, TrackingError
 from lrtape.recover import recover
 from lrtape.tape import Status
 from lrtape.tracking.history import read_run
 from lrtape.tracking.planned_run import PlannedRun
-from lrtape.tracking.realize import realize
+from lrtape.tracking.realize import create, realize
 
 GONE = "http://127.0.0.1:9"
 
@@ -40,6 +40,8 @@ def test_a_training_without_a_server_gets_its_run_later(store: str, monkeypatch:
     """`recover` creates the run as it would have been: name, params, tags, artifacts, rows, times and status."""
     kill_shippers(monkeypatch)
     run = plan()
+    with pytest.raises(TrackingError):
+        create(run.folder, GONE)  # as who trains has it tried first
     started_ms = json.loads(run.folder.plan.read_text())["start_ms"]
     train(run)
     (result,) = recover(Path(".lrtape"), store)

@@ -59,7 +59,7 @@ def open_run(
     except BaseException as error:
         is_away = isinstance(error, TrackingError) and not isinstance(error, RefusedError)
         if settings.when_unreachable == "fail" or not is_away:
-            run.folder.remove()
+            run.discard()
             raise
         print(f"lrtape: {error} Training all the same; the run is planned in {run.folder.path}.", file=sys.stderr)  # noqa: T201
     if child is not None:

@@ -109,6 +109,7 @@ class PlannedRun:
         tags: Mapping[str, str],
         parent_run_id: str | None = None,
     ) -> None:
+        self._new_root = None if root.exists() else root
         self.folder = SpoolFolder.create(root, "planned")
         self.tracking_uri = tracking_uri
         self.run_id = PLANNED_ID + self.folder.recording_id
@@ -123,13 +124,20 @@ class PlannedRun:
         try:
             write_plan(self.folder, plan)
         except OSError as error:
-            self.folder.remove()
+            self.discard()
             raise ConfigError(f"`folder` must be a place where lrtape can write, but is not ({error}).") from error
 
     @property
     def is_created(self) -> bool:
         """Whether the run is there, as far as this process knows."""
         return self._links is not None
+
+    def discard(self) -> None:
+        """Leave nothing of the plan; nobody uses it."""
+        self.folder.remove()
+        if self._new_root is not None:
+            with contextlib.suppress(OSError):  # Somebody else has begun to use it.
+                self._new_root.rmdir()
 
     def created(self, run_id: str, experiment_id: str, folder: SpoolFolder) -> None:
         """The run is there; to be told before it is recorded.
