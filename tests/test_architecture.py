@@ -51,7 +51,7 @@ LAYERS = [
         "standing",
     ],
     [
-        "companion_process",
+        "companion_words",
         "recorder",
         "columns",
         "terminal",
@@ -65,6 +65,8 @@ LAYERS = [
         "selection",
         "beside",
     ],
+    ["companion_process"],
+    ["idle_companions"],
     [
         "shipper_process",
         "run_creation",

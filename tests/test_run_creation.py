@@ -12,8 +12,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from lrtape.companion_process import IDLE_COMPANIONS, CompanionProcess
+from lrtape.companion_process import CompanionProcess
 from lrtape.errors import ConfigError, TrackingError
+from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.recording_options import RecordingOptions
 from lrtape.run_creation import create_run
 from lrtape.session import open_session

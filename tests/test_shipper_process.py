@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 
 import lrtape
 from lrtape import companion
-from lrtape.companion_process import EXIT_AGAIN, IDLE_COMPANIONS
+from lrtape.companion_words import EXIT_AGAIN
+from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.recorder import SAMPLE_MASK
 from lrtape.recording_options import RecordingOptions
 from lrtape.session import open_session
@@ -255,7 +256,7 @@ def test_a_companion_that_takes_no_more_is_not_asked_again(
 ) -> None:
     """It says so with its last answer."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import lrtape.companion_process\nlrtape.companion_process.MAX_RECORDINGS = 1\n"
+        "import lrtape.companion_words\nlrtape.companion_words.MAX_RECORDINGS = 1\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     runs = [MlflowRun.create(store) for _ in range(2)]

@@ -16,7 +16,6 @@ from torch.optim import Optimizer
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.beside import EVERY_N_STEPS, Beside
 from lrtape.beside_recorder import recorder_class
-from lrtape.companion_process import IDLE_COMPANIONS
 from lrtape.destination import (
     Destination,
     check_compared,
@@ -27,6 +26,7 @@ from lrtape.destination import (
 )
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.groups import moving_lrs
+from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.keys import group_names, optimizer_names
 from lrtape.lines import format_lrs
 from lrtape.open_sessions import OPEN_SESSIONS, Attached

@@ -17,9 +17,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.beside import EVERY_N_STEPS, Beside
-from lrtape.companion_process import IDLE_COMPANIONS
 from lrtape.destination import check_compared, check_interval
 from lrtape.errors import ConfigError
+from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.keys import optimizer_name
 from lrtape.lines import warn
 from lrtape.open_sessions import OPEN_SESSIONS

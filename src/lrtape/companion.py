@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lrtape.companion_process import (
+from lrtape.companion_process import OWN_ENVIRONMENT
+from lrtape.companion_words import (
     EXIT_AGAIN,
     IDLE_S,
     MAX_RECORDINGS,
-    OWN_ENVIRONMENT,
     Answer,
     Ended,
     Recording,

@@ -1,29 +1,21 @@
-"""A process that runs ``lrtape.companion``, as the process that has started it sees it, and those that are idle now."""
+"""A process that runs ``lrtape.companion``, as the process that has started it sees it."""
 
-import atexit
 import contextlib
-import multiprocessing
 import os
 import select
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
+from lrtape.companion_words import IDLE_S, Answer, Ended, Recording, RunCreated, RunRefused, RunWanted, Settings, Word
 from lrtape.spool import End
 from lrtape.tracking.uri import sqlite_path
 
-EXIT_AGAIN = 75
-"""Of a companion that has done nothing wrong, and wants to be followed by a new one."""
-IDLE_S = 60.0
-"""How long a companion waits for a recording, with nothing to do."""
-MAX_RECORDINGS = 50
-"""Then it ends: MLflow (3.17) keeps a connection to every store that it was ever given."""
 _ABOUT_TO_END_S = 10.0
 LOOK_S = 0.1
 """Between two looks whether a companion is alive, where it is waited for."""
@@ -44,98 +36,6 @@ _NOTHING_TO_A_COMPANION = {
     *("PWD", "OLDPWD", "HYDRA_FULL_ERROR", "PYTEST_CURRENT_TEST"),
 }
 _READ_AT_START = ("PYTHON", "LD_")
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What a companion needs to know of a recording. Paths, and what is in the environment, need not be UTF-8.
-
-    Attributes:
-        folder: of its spool, or its plan.
-        tracking_uri: absolute. It goes through a pipe: it may hold a password, which nobody shall see in a list of
-            processes, or find in a spool.
-        environment: what has changed of the environment since the companion was started; ``None`` for what is gone.
-        cwd: where the training runs now.
-    """
-
-    folder: bytes
-    tracking_uri: bytes
-    environment: list[tuple[bytes, bytes | None]]
-    cwd: bytes
-
-
-class RunWanted(msgspec.Struct, frozen=True, tag=True):
-    """Tells a companion to create the run that is planned in the folder. The training waits for it."""
-
-    settings: Settings
-
-
-class Recording(msgspec.Struct, frozen=True, tag=True):
-    """Tells a companion to ship a recording that has begun.
-
-    Attributes:
-        settings: of the recording.
-        fsync_every_s: how often the spool is forced to the disk; ``None`` leaves that to the operating system.
-    """
-
-    settings: Settings
-    fsync_every_s: float | None = None
-
-
-class Ended(msgspec.Struct, frozen=True, tag=True):
-    """Tells a companion that a recording has ended.
-
-    Attributes:
-        end: the last frame of its spool, which may not have fitted there.
-    """
-
-    end: End
-
-
-Word = RunWanted | Recording | Ended
-"""What a companion is told, as JSON."""
-decode_word = msgspec.json.Decoder(Word).decode
-
-
-class RunCreated(msgspec.Struct, frozen=True, tag=True):
-    """What a companion says of a run that it has created.
-
-    Attributes:
-        run_id: of the run.
-        experiment_id: of its experiment.
-        folder: where its plan is now.
-    """
-
-    run_id: str
-    experiment_id: str
-    folder: bytes
-
-
-class RunRefused(msgspec.Struct, frozen=True, tag=True):
-    """What a companion says of a run that it cannot create.
-
-    Attributes:
-        kind: name of the class of the error; empty where it is none of lrtape's.
-        text: of the error; credentials masked.
-    """
-
-    kind: str
-    text: str
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a companion says of a recording in the end.
-
-    Attributes:
-        is_complete: whether everything is stored.
-        problem: what a person must know, credentials masked; mostly nothing.
-        is_last: whether it takes no further recording.
-        views: of the experiment, as `lrtape.tracking.links.Links.how_to_look` takes them.
-    """
-
-    is_complete: bool
-    problem: str = ""
-    is_last: bool = False
-    views: tuple[str, ...] = ()
 
 
 class CompanionProcess:
@@ -316,69 +216,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-class IdleCompanions:
-    """The companions of this process that have nothing to do: one is started before there is a recording, and they are
-    kept for the next one. A companion ends by itself when it has been idle for `IDLE_S`.
-
-    Used by all threads. A forked child has none.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[CompanionProcess] = []
-        self._is_registered = False
-
-    def expect(self) -> None:
-        """See that there is one: a recording is about to begin. Takes a millisecond. Does not raise.
-
-        Not in a child of `multiprocessing`, which seldom trains, and imports what its parent has imported.
-        """
-        if multiprocessing.parent_process() is not None:
-            return
-        with self._lock, contextlib.suppress(OSError):
-            self._idle = [companion for companion in self._idle if companion.exit_code is None]
-            if not self._idle:
-                self._keep(CompanionProcess())
-
-    def take(self, tracking_uri: str) -> CompanionProcess:
-        """One that is idle and fit for a recording into this store, or else a new one.
-
-        Raises:
-            OSError: none can be started.
-        """
-        with self._lock:
-            while self._idle:
-                companion = self._idle.pop()
-                if companion.can_take(tracking_uri):
-                    return companion
-                companion.kill()
-            return CompanionProcess()
-
-    def give_back(self, companion: CompanionProcess, tracking_uri: str) -> None:
-        """Keep one that has answered, after a recording into this store."""
-        companion.rest(tracking_uri)
-        with self._lock:
-            self._keep(companion)
-
-    def reset(self) -> None:
-        """End them."""
-        with self._lock:
-            while self._idle:
-                self._idle.pop().kill()
-
-    def _keep(self, companion: CompanionProcess) -> None:
-        if not self._is_registered:
-            self._is_registered = True
-            os.register_at_fork(after_in_child=self._forget)
-            atexit.register(self.reset)
-        self._idle.append(companion)
-
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        while self._idle:
-            self._idle.pop().forget()
-
-
-IDLE_COMPANIONS = IdleCompanions()

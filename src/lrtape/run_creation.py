@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-from lrtape.companion_process import IDLE_COMPANIONS, RunRefused
+from lrtape.companion_words import RunRefused
 from lrtape.errors import ConfigError, TrackingError
+from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.planned_run import PlannedRun
 from lrtape.tracking.sink import RefusedError

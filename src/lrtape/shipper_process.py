@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import Callable
 
-from lrtape.companion_process import EXIT_AGAIN, IDLE_COMPANIONS, LOOK_S, Answer, CompanionProcess
+from lrtape.companion_process import LOOK_S, CompanionProcess
+from lrtape.companion_words import EXIT_AGAIN, Answer
+from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
 

@@ -42,7 +42,7 @@ def _run(cfg: DictConfig) -> float:
     settings = check(cfg, Path(hydra_config.runtime.cwd))
     if settings.tracking.enabled and these_ranks().records:
         # Here: a launcher pickles this function with all the globals that it names, and this one has a lock.
-        from lrtape.companion_process import IDLE_COMPANIONS
+        from lrtape.idle_companions import IDLE_COMPANIONS
 
         IDLE_COMPANIONS.expect()  # It imports MLflow while this process imports torch.
 
