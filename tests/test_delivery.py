@@ -82,7 +82,7 @@ def test_a_delivery_is_whole(store: str, tmp_path: Path) -> None:
     assert file.name == f"tape-{RECORDING}.parquet"
     assert dict(read_tape(file)) == left.tape
     assert [Finding(**finding) for finding in read_notes(file)["findings"]] == [ODD]
-    assert read_notes(file)["end"] == {"status": "FINISHED", "us_per_step": 3.25, "lost": 0}
+    assert read_notes(file)["end"] == {"status": "FINISHED", "us_per_step": 3.25, "lost": 0, "error": ""}
 
 
 def test_what_the_store_has_lost_is_sent_again(store: str) -> None:

@@ -1,6 +1,8 @@
 import contextlib
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,19 +14,25 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from lrtape import companion
 from lrtape.companion_process import CompanionProcess
 from lrtape.errors import ConfigError, TrackingError
 from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.recording_options import RecordingOptions
+from lrtape.recover import recover
 from lrtape.run_creation import create_run
 from lrtape.session import open_session
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.datasets import LoggedDataset
+from lrtape.tracking.history import read_run
+from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.planned_run import PlannedRun
+from lrtape.tracking.uri import sqlite_path
 
 DEADLINE_S = 60
 GONE = "http://127.0.0.1:9"
 ROOT = Path(".lrtape")
+DIGITS = LoggedDataset("digits", "12ab", "train", "my.digits", 7, [8], [], "float32", "int64", "all")
 
 CREATE = """
 import os, signal, sys
@@ -58,10 +66,10 @@ def ended(store: str) -> Any:
 
 
 @contextlib.contextmanager
-def recording(run: PlannedRun) -> Iterator[torch.optim.Optimizer]:
+def recording(run: PlannedRun, close_timeout_s: float = DEADLINE_S) -> Iterator[torch.optim.Optimizer]:
     """An optimizer whose steps are recorded into it, until its shipper has stored them."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    with open_session(run, None, RecordingOptions(ROOT), DEADLINE_S) as session:
+    with open_session(run, None, RecordingOptions(ROOT), close_timeout_s) as session:
         session.add(optimizer)
         yield optimizer
 
@@ -98,7 +106,7 @@ def test_what_belongs_to_the_run_is_there_while_it_records(store: str) -> None:
     run = planned(store)
     create_run(run)
     run.log_text("a: ü\n", "config/resolved.yaml")
-    run.log_datasets([LoggedDataset("digits", "12ab", "train", "my.digits", 7, [8], [], "float32", "int64", "all")])
+    run.log_datasets([DIGITS])
     client, deadline = MlflowClient(tracking_uri=store), time.monotonic() + DEADLINE_S
     with recording(run) as optimizer:
         optimizer.step()
@@ -258,12 +266,11 @@ def test_tags_may_be_read_at_any_time(tmp_path: Path) -> None:
     """Those that are kept; none where there are none, or where they cannot be read."""
     folder = SpoolFolder.create(tmp_path, "planned")
     before = folder.load_tags()
-    folder.add_tags({"a": "1"})
-    folder.add_tags({"b": "2"})
+    folder.save_tags({"a": "1"})
     after = folder.load_tags()
     (folder.path / "tags.json").write_bytes(b"\0")
 
-    assert (before, after, folder.load_tags()) == ({}, {"a": "1", "b": "2"}, {})
+    assert (before, after, folder.load_tags()) == ({}, {"a": "1"}, {})
 
 
 @pytest.mark.usefixtures("no_companion")
@@ -311,4 +318,220 @@ def test_the_first_signal_ends_a_training_that_waits_for_its_run(
     assert process.returncode == 130, errors
     assert waited_s < 4  # and not until the server is given up
     assert "interrupted by SIGINT" in errors
-    assert not (tmp_path / ".lrtape").exists()
+    deadline = time.monotonic() + DEADLINE_S
+    while list((tmp_path / ".lrtape").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list((tmp_path / ".lrtape").iterdir()) == []  # its companion has cleared that away
+
+
+def test_data_that_the_store_does_not_take_cost_nothing_else(store: str) -> None:
+    """A server of before, or a user without that right: every row is there, the run is over, and a person is told."""
+    with sqlite3.connect(sqlite_path(store) or "") as database:
+        database.execute("create trigger no before insert on datasets begin select raise(abort, 'no data here'); end")
+    run = planned(store)
+    create_run(run)
+    run.log_datasets([DIGITS])
+    with pytest.warns(UserWarning, match="What the data are could not be noted"), recording(run) as optimizer:
+        optimizer.step()
+    after = MlflowClient(tracking_uri=store).get_run(run.run_id)
+
+    assert after.info.status == "FINISHED"
+    assert after.data.tags["lrtape.complete"] == "true"
+    assert list(read_run(run.run_id, store)["lr/group_00"].values) == [0.5]
+    assert list(ROOT.iterdir()) == []
+
+
+def test_a_plan_that_is_torn_costs_no_row(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power may have failed: what the run is, the spool says, too."""
+    run = planned(store)
+    create_run(run)
+    monkeypatch.setattr("lrtape.shipper_process.ShipperProcess._start", lambda _: None)
+    with pytest.warns(UserWarning, match="lrtape recover"), recording(run, close_timeout_s=0.0) as optimizer:
+        optimizer.step()
+    run.folder.plan.write_bytes(run.folder.plan.read_bytes()[:20])
+    (recovery,) = recover(ROOT, store)
+
+    assert (recovery.problem, recovery.points, recovery.is_complete) == ("", 1, True)
+    assert ended(store).info.status == "FINISHED"
+
+
+def test_a_folder_that_is_deleted_costs_nothing(store: str) -> None:
+    """While the training goes on: tags, texts and files that are kept before and after are there in the end."""
+    Path("last.pt").write_text("weights")
+    run = planned(store)
+    create_run(run)
+    with recording(run) as optimizer:
+        optimizer.step()
+        run.set_tags({"before": "1"})
+        shutil.rmtree(run.folder.path, ignore_errors=True)  # its shipper may write there now
+        optimizer.step()
+        run.set_tags({"after": "2"})
+        run.log_text("a: 1\n", "config/resolved.yaml")
+        shutil.rmtree(run.folder.path, ignore_errors=True)  # its shipper may write there now
+        run.log_artifact(Path("last.pt"), "checkpoints")
+    after = MlflowClient(tracking_uri=store).get_run(run.run_id)
+
+    assert (after.data.tags["before"], after.data.tags["after"]) == ("1", "2")
+    assert list(read_run(run.run_id, store)["lr/group_00"].values) == [0.5, 0.5]
+    assert artifact(store, run, "config/resolved.yaml") == "a: 1\n"
+    assert artifact(store, run, "checkpoints/last.pt") == "weights"
+
+
+def artifact(store: str, run: PlannedRun, path: str) -> str:
+    return Path(MlflowClient(tracking_uri=store).download_artifacts(run.run_id, path)).read_text()
+
+
+def test_what_an_old_recording_left_does_not_end_the_run_that_goes_on(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere, say, the training was resumed; then somebody recovers what the first machine had not stored."""
+    first = planned(store)
+    create_run(first)
+    with monkeypatch.context() as patch:
+        patch.setattr("lrtape.shipper_process.ShipperProcess._start", lambda _: None)
+        with pytest.warns(UserWarning, match="lrtape recover"), recording(first, close_timeout_s=0.0) as optimizer:
+            optimizer.step()
+    resumed = MlflowRun.reopen(first.run_id, store)
+    client = MlflowClient(tracking_uri=store)
+    with open_session(resumed, None, RecordingOptions(Path("elsewhere")), DEADLINE_S) as session:
+        session.add(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5), first_step=1)
+        (recovery,) = recover(ROOT, store)
+        while_it_goes_on = client.get_run(first.run_id).info.status
+
+    assert recovery.is_complete
+    assert while_it_goes_on == "RUNNING"
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_companion_that_dies_before_it_answers_leaves_one_run(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process finds what that has created, with all params."""
+    run = planned(store)
+    listen = CompanionProcess._line
+
+    def kill_first(companion: CompanionProcess, wait_s: float) -> bytes | None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not runs_of(store) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        companion._process.kill()
+        companion._process.wait()
+        companion._process.stdout.read()  # type: ignore[union-attr]  # what it may have said is lost
+        return listen(companion, wait_s)
+
+    monkeypatch.setattr(CompanionProcess, "_line", kill_first)
+    create_run(run)
+    (created,) = runs_of(store)
+
+    assert run.run_id == created.info.run_id
+    assert created.data.params == {"lr": "0.1"}
+    assert created.info.status == "RUNNING"
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_companion_leaves_alone_what_another_one_ships(store: str) -> None:
+    """It has created the run, and was then taken for something else: when it ends, it ends no run that is recorded."""
+    run = planned(store)
+    create_run(run)
+    (creator,) = IDLE_COMPANIONS._idle
+    IDLE_COMPANIONS._idle.clear()
+    with recording(run) as optimizer:
+        optimizer.step()
+        creator.forget()
+        while creator_is_alive(creator):
+            time.sleep(0.05)
+        optimizer.step()
+    after = MlflowClient(tracking_uri=store).get_run(run.run_id)
+
+    assert after.info.status == "FINISHED"
+    assert after.data.tags["lrtape.complete"] == "true"
+    assert list(read_run(run.run_id, store)["lr/group_00"].values) == [0.5, 0.5]
+
+
+def creator_is_alive(companion: CompanionProcess) -> bool:
+    pid, _ = os.waitpid(companion._process.pid, os.WNOHANG)
+    return pid == 0
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_run_is_created_with_the_patience_of_the_training(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may be slow: what the user has set for MLflow, or MLflow's own, counts then, and the shipper's later."""
+    told: list[Any] = []
+    tell = CompanionProcess._tell
+
+    def note(companion: CompanionProcess, word: Any) -> None:
+        told.append(word)
+        tell(companion, word)
+
+    monkeypatch.setattr(CompanionProcess, "_tell", note)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    create_run(planned(store))
+    patience = dict(told[0].patience)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    with companion._having(list(patience.items())):
+        within = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+
+    assert patience[b"MLFLOW_HTTP_REQUEST_TIMEOUT"] == b"300"
+    assert patience[b"MLFLOW_HTTP_REQUEST_MAX_RETRIES"] is None
+    assert (within, os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("300", "20")
+
+
+def test_a_forked_child_that_fails_says_nothing_of_the_run(store: str) -> None:
+    """It is its parent's, and goes on."""
+    run = planned(store)
+    create_run(run)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    with contextlib.suppress(RuntimeError), open_session(run, None, RecordingOptions(ROOT), DEADLINE_S) as session:
+        session.add(optimizer)
+        parent = os.getpid()
+        if (pid := os.fork()) == 0:
+            raise RuntimeError("only the child failed")
+        os.waitpid(pid, 0)
+        optimizer.step()
+    if os.getpid() != parent:
+        os._exit(0)
+    after = ended(store)
+
+    assert after.info.status == "FINISHED"
+    assert "lrtape.error" not in after.data.tags
+
+
+def test_a_recording_that_cannot_begin_leaves_a_run_that_says_why(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its config and its data; and no folder."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("lrtape.outbox.SpoolWriter", no_locks)
+    run = planned(store)
+    with pytest.raises(ConfigError, match="No locks available"), run:  # noqa: PT012 - as a training does it
+        create_run(run)
+        run.log_text("a: 1\n", "config/resolved.yaml")
+        run.log_datasets([DIGITS])
+        with recording(run):
+            pass
+    after = ended(store)
+
+    assert after.info.status == "FAILED"
+    assert after.data.tags["lrtape.error"].startswith("ConfigError: `folder` must be")
+    assert [one.dataset.digest for one in after.inputs.dataset_inputs] == ["12ab"]
+    assert artifact(store, run, "config/resolved.yaml") == "a: 1\n"
+    assert list(ROOT.iterdir()) == []
+
+
+def test_what_does_not_fit_into_the_folder_is_uploaded_at_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint may be larger than the disk of the spool."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    Path("last.pt").write_text("weights")
+    run = planned(store)
+    create_run(run)
+    with recording(run) as optimizer:
+        optimizer.step()
+        monkeypatch.setattr("os.link", full)
+        monkeypatch.setattr("shutil.copy", full)
+        run.log_artifact(Path("last.pt"), "checkpoints")
+
+    assert artifact(store, run, "checkpoints/last.pt") == "weights"

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lrtape.companion_process import OWN_ENVIRONMENT
 from lrtape.companion_words import (
     EXIT_AGAIN,
     IDLE_S,
@@ -41,7 +40,7 @@ from lrtape.errors import LRTapeError
 from lrtape.spool import End
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Status
-from lrtape.tracking.uri import is_server
+from lrtape.tracking.uri import is_server, mask_credentials
 
 if TYPE_CHECKING:
     from lrtape.delivery import Delivery
@@ -52,8 +51,6 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 MAX_PROBLEM_CHARACTERS = 8000
 _LONG_S = 1e6
 """For ever: the training prepares itself, or looks at its data."""
-_RETRIES_OF_A_CREATION = "4"
-"""Half a minute, with MLflow's pauses: nobody else tries again."""
 NICENESS = 10
 """The training goes first: under contention this process gets about a tenth of what the trainer gets."""
 
@@ -104,6 +101,11 @@ class TrainingProcess:
         """See `lrtape.shipper.Writer`."""
         self._listen_for(0.0)
         return not self._is_dead
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is dead, or has let go of this process; to be asked when there was no task."""
+        return self._is_dead or self._is_silent
 
     def _listen_for(self, wait_s: float) -> None:
         word = self._next_word(wait_s, waits_in_silence=True)
@@ -167,16 +169,17 @@ def main() -> None:
 
 def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefused], object]) -> None:
     """Do what a training process asks for, until nothing more comes, or `MAX_RECORDINGS` are shipped."""
-    unrecorded: dict[str, tuple[MlflowRun, SpoolFolder]] = {}
-    """Runs that were created here, by their recordings, which have not begun."""
+    wanted: dict[str, tuple[SpoolFolder, MlflowRun | None]] = {}
+    """Runs that were asked for, by their recordings, which have not begun; ``None`` for one that was refused."""
     n_recordings = 0
     while n_recordings < MAX_RECORDINGS:
-        task = trainer.next_task(_LONG_S if unrecorded else IDLE_S)
+        is_waiting = any(run is not None for _, run in wanted.values())
+        task = trainer.next_task(_LONG_S if is_waiting else IDLE_S)
         if task is None:
             break
         with _taking_over(task.settings) as folder:
             if isinstance(task, Recording):
-                unrecorded.pop(folder.recording_id, None)
+                wanted.pop(folder.recording_id, None)
                 n_recordings += 1
                 delivery = _ship(task, folder, trainer)
                 # No more than a pipe holds: nobody reads it before the training has ended.
@@ -184,9 +187,22 @@ def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefu
                 is_last = n_recordings == MAX_RECORDINGS
                 say(Answer(delivery.is_complete, problem, is_last, tuple(sorted(delivery.views))))
             else:
-                say(_create_run(task, folder, unrecorded))
-    for run, folder in unrecorded.values():
+                run, answer = _create_run(task, folder)
+                wanted[folder.recording_id] = folder, run
+                say(answer)
+    if trainer.is_gone:
+        for folder, run in wanted.values():
+            _clear_away(folder, run)
+
+
+def _clear_away(wanted: SpoolFolder, run: "MlflowRun | None") -> None:
+    """End a run that nobody has recorded into, and remove its folder, which may have got another name."""
+    folders = [SpoolFolder(path) for path in wanted.path.parent.glob(f"*-{wanted.recording_id}")]
+    if any(folder.spool.exists() for folder in folders):
+        return  # Another companion has got it.
+    if run is not None:
         run.finish(Status.KILLED)
+    for folder in folders:
         folder.remove()
 
 
@@ -207,11 +223,7 @@ def _warm_up() -> None:
 @contextlib.contextmanager
 def _taking_over(settings: Settings) -> Iterator[SpoolFolder]:
     """Be where the training is, with its environment; what is printed goes into the folder's log."""
-    for name, text in settings.environment:
-        if text is None:
-            os.environb.pop(name, None)
-        else:
-            os.environb[name] = text
+    _put(settings.environment)
     with contextlib.suppress(OSError):  # It is gone, and then nothing relative to it is meant.
         os.chdir(settings.cwd)
     folder = SpoolFolder(Path(os.fsdecode(settings.folder)))
@@ -219,23 +231,38 @@ def _taking_over(settings: Settings) -> Iterator[SpoolFolder]:
         yield folder
 
 
-def _create_run(
-    wanted: RunWanted, folder: SpoolFolder, unrecorded: "dict[str, tuple[MlflowRun, SpoolFolder]]"
-) -> RunCreated | RunRefused:
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = _RETRIES_OF_A_CREATION
+def _create_run(wanted: RunWanted, folder: SpoolFolder) -> "tuple[MlflowRun | None, RunCreated | RunRefused]":
     try:
         from lrtape.tracking.realize import create  # late: see main()
 
-        run, folder = create(folder, os.fsdecode(wanted.settings.tracking_uri))
+        with _having(wanted.patience):
+            run = create(folder, os.fsdecode(wanted.settings.tracking_uri))
     except LRTapeError as error:
-        return RunRefused(type(error).__name__, str(error)[:MAX_PROBLEM_CHARACTERS])
-    except Exception as error:
-        logging.exception("cannot create a run")
-        return RunRefused("", repr(error)[:MAX_PROBLEM_CHARACTERS])
+        return None, RunRefused(type(error).__name__, str(error)[:MAX_PROBLEM_CHARACTERS])
+    except Exception as error:  # noqa: BLE001 - the training process tries it itself, and says what is wrong
+        text = mask_credentials(repr(error))[:MAX_PROBLEM_CHARACTERS]
+        logging.error("cannot create a run: %s", text)
+        return None, RunRefused("", text)
+    return run, RunCreated(run.run_id, run.experiment_id)
+
+
+@contextlib.contextmanager
+def _having(environment: list[tuple[bytes, bytes | None]]) -> Iterator[None]:
+    """With these in the environment, for a while."""
+    before = [(name, os.environb.get(name)) for name, _ in environment]
+    _put(environment)
+    try:
+        yield
     finally:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = OWN_ENVIRONMENT["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
-    unrecorded[folder.recording_id] = run, folder
-    return RunCreated(run.run_id, run.experiment_id, os.fsencode(folder.path))
+        _put(before)
+
+
+def _put(environment: list[tuple[bytes, bytes | None]]) -> None:
+    for name, text in environment:
+        if text is None:
+            os.environb.pop(name, None)
+        else:
+            os.environb[name] = text
 
 
 def _ship(recording: Recording, folder: SpoolFolder, trainer: TrainingProcess) -> "Delivery":

@@ -106,7 +106,8 @@ class CompanionProcess:
 
         If no recording of that run begins before this process dies, or calls `forget`, it ends the run.
         """
-        self._tell(RunWanted(self._settings(folder, tracking_uri)))
+        own = [(os.fsencode(name), os.environb.get(os.fsencode(name))) for name in OWN_ENVIRONMENT]
+        self._tell(RunWanted(self._settings(folder, tracking_uri), own))
         line = None
         while line is None and self.exit_code is None:
             line = self._line(LOOK_S)

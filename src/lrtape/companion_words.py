@@ -30,9 +30,16 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class RunWanted(msgspec.Struct, frozen=True, tag=True):
-    """Tells a companion to create the run that is planned in the folder. The training waits for it."""
+    """Tells a companion to create the run that is planned in the folder. The training waits for it.
+
+    Attributes:
+        settings: of the run.
+        patience: what the training has in its environment of what a companion sets for itself: how long MLflow is to
+            wait for an answer, say; ``None`` for what is not there.
+    """
 
     settings: Settings
+    patience: list[tuple[bytes, bytes | None]]
 
 
 class Recording(msgspec.Struct, frozen=True, tag=True):
@@ -68,12 +75,10 @@ class RunCreated(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         run_id: of the run.
         experiment_id: of its experiment.
-        folder: where its plan is now.
     """
 
     run_id: str
     experiment_id: str
-    folder: bytes
 
 
 class RunRefused(msgspec.Struct, frozen=True, tag=True):

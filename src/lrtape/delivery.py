@@ -24,14 +24,15 @@ from lrtape.tape_file import write_tape
 from lrtape.tracking.artifacts import TAPE_FOLDER, TAPE_NAME
 from lrtape.tracking.dashboard import SeedingSink, seed_dashboard, views_of
 from lrtape.tracking.history import History
+from lrtape.tracking.kept import note_datasets, upload_artifacts
 from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
-from lrtape.tracking.planned_run import read_plan
 from lrtape.tracking.realize import realize
 from lrtape.tracking.refusals import explain
 from lrtape.tracking.sink import RefusedError, Sink
 from lrtape.tracking.store import asking
+from lrtape.tracking.tags import ERROR
 from lrtape.tracking.uri import mask_credentials
 
 MAX_COMPARED_POINTS = 200_000
@@ -86,8 +87,9 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     patience = Patience(folder, writer, give_up_s)
     try:
         run = patience.until_done(lambda: _open(folder, header, tracking_uri), failing)
+        _note_data(folder, header, run)
         try:
-            _upload_kept(folder, run)
+            upload_artifacts(folder, run)
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything; it is tried again
             _log.warning("cannot upload what is known now: %s", explain(tracking_uri, error))
         sink = SeedingSink(MlflowSink(tracking_uri, run.run_id), run)
@@ -96,7 +98,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         if shipped.error:
             with contextlib.suppress(TrackingError):
                 _note(run, header, shipped, shipped.error)
-                run.put_tags(folder.load_tags())
+                _tag(folder, run, header, shipped)
                 _settle(run, header, shipped)
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
@@ -108,7 +110,8 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
             ended = _await_model(folder, writer, shipped)
             is_shown = ended == shipped
             shipped = ended
-        patience.until_done(lambda: run.put_tags(folder.load_tags()), failing)
+        not_noted = _note_data(folder, header, run)
+        patience.until_done(lambda: _tag(folder, run, header, shipped), failing)
         patience.until_done(lambda: _settle(run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
@@ -116,7 +119,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
     if not is_shown:
         _show(run, page, shipped)
     no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
-    problem = " ".join(filter(None, [verdict.problem, not_uploaded, no_model]))
+    problem = " ".join(filter(None, [verdict.problem, not_uploaded, not_noted, no_model]))
     is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)
     views = views_of(run) if header.owns_run else ()
     delivery = Delivery(verdict.points, not is_owed, problem, views)
@@ -155,17 +158,32 @@ def _await_model(folder: SpoolFolder, writer: Writer, shipped: Shipped) -> Shipp
 
 
 def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
-    """The run; it is created if it was only planned, and begun if that was left to the shipper."""
-    if not header.run_id:
-        run = realize(folder, tracking_uri)
-    else:
-        run = MlflowRun.join(header.run_id, tracking_uri, is_owned=header.owns_run)
+    """The run; it is created if it was only planned, and its recording begun if that was left to the shipper."""
+    run = MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri)
     if folder.plan.exists():
-        run.put_datasets(read_plan(folder).datasets)
         run.begin_recording(header.recording_id, header.record)
-        if header.run_id:  # Else the spool would be nobody's.
-            folder.plan.unlink()
     return run
+
+
+def _note_data(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
+    """Note what the training trains on, unless that was done; returns why the store does not take it."""
+    try:
+        note_datasets(folder, run)
+    except TrackingError as error:
+        _log.warning("cannot note what the data are: %s", error)
+        return f"What the data are could not be noted ({error})."
+    if header.run_id:  # Else the spool would be nobody's.
+        folder.plan.unlink(missing_ok=True)
+    return ""
+
+
+def _tag(folder: SpoolFolder, run: MlflowRun, header: Header, shipped: Shipped) -> None:
+    """Set the tags that the training has kept, and what has ended it."""
+    error = shipped.end.error if shipped.end is not None and header.owns_run else ""
+    try:
+        run.put_tags({**folder.load_tags(), **({ERROR: error} if error else {})})
+    except RefusedError as refusal:  # The run shall have its status nevertheless.
+        _log.warning("the store refuses tags: %s", refusal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +263,7 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
                 with SpoolReader(folder.spool) as reader:
                     write_tape(tape, _points(reader), notes)
                 run.upload(tape, TAPE_FOLDER)
-            _upload_kept(folder, run)
+            upload_artifacts(folder, run)
         except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
             why = explain(run.tracking_uri, error)
             _log.warning("cannot upload the tape (attempt %d): %s", attempt + 1, why)
@@ -253,15 +271,6 @@ def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
         else:
             return ""
     return f"The tape could not be uploaded to the run's artifacts ({why})."
-
-
-def _upload_kept(folder: SpoolFolder, run: MlflowRun) -> None:
-    """Upload the artifacts that the training has kept so far, each once."""
-    for path in sorted(folder.artifacts.rglob("*")):
-        if path.is_file():
-            its_folder = path.parent.relative_to(folder.artifacts)
-            run.upload(path, None if its_folder == Path() else its_folder.as_posix())
-            path.unlink()
 
 
 def _put_model(folder: SpoolFolder, header: Header, run: MlflowRun) -> tuple[str, bool]:

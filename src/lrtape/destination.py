@@ -72,7 +72,8 @@ def open_destination(
         try:
             outbox = _open_spool(joined, options)
         except LRTapeError:
-            joined.finish(Status.FAILED)
+            if not isinstance(joined, PlannedRun):  # Its block knows the error, too.
+                joined.finish(Status.FAILED)
             raise
     findings: list[Finding] = []
     if overlap is not None:
@@ -116,17 +117,18 @@ def join(run: "RunOrId") -> "Run":
 def _open_spool(run: "MlflowRun | PlannedRun", options: RecordingOptions) -> SpoolOutbox:
     if isinstance(run, PlannedRun):
         run_id = run.run_id if run.is_created else ""
-        outbox = SpoolOutbox(run.folder, run_id, True, run.tracking_uri, options, run.see_views)
+        outbox = SpoolOutbox(run.folder, run_id, True, run.tracking_uri, options, run)
         run.is_recorded = True
         return outbox
     folder = SpoolFolder.create(Path(options.folder), run.run_id)
     try:
         run.begin_recording(folder.recording_id, options.record)
+        outbox = SpoolOutbox(folder, run.run_id, run.is_owned, run.tracking_uri, options)
     except LRTapeError:
         folder.remove()
         raise
     run.folder = folder
-    return SpoolOutbox(folder, run.run_id, run.is_owned, run.tracking_uri, options)
+    return outbox
 
 
 def check_interval(print_every_n_steps: int | None) -> None:

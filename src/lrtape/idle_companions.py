@@ -63,13 +63,18 @@ class IdleCompanions:
         if not self._is_registered:
             self._is_registered = True
             os.register_at_fork(after_in_child=self._forget)
-            atexit.register(self.reset)
+            atexit.register(self._let_go)
         self._idle.append(companion)
+
+    def _let_go(self) -> None:
+        """They end by themselves, as soon as they hear no more: one of them may have a run to end."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().forget()
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        while self._idle:
-            self._idle.pop().forget()
+        self._let_go()
 
 
 IDLE_COMPANIONS = IdleCompanions()

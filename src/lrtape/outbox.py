@@ -2,7 +2,6 @@
 
 import os
 import weakref
-from collections.abc import Callable, Collection
 from typing import Protocol
 
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from lrtape.shipper_process import ShipperProcess
 from lrtape.spool import Frame, Header, SpoolReader, SpoolWriter
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Status, now_ms
+from lrtape.tracking.planned_run import PlannedRun
 from lrtape.tracking.uri import mask_credentials
 
 
@@ -28,12 +28,13 @@ class Outbox(Protocol):
     def tend(self) -> None:
         """See that things go on. Called every now and then within a step: never raises, never waits."""
 
-    def end(self, status: Status, us_per_step: float | None = None) -> None:
+    def end(self, status: Status, us_per_step: float | None = None, error: str = "") -> None:
         """Nothing more comes; called once. Does not wait.
 
         Args:
             status: how the training ended.
             us_per_step: what recording one step took, in microseconds.
+            error: see `End`.
         """
 
     def wait(self, timeout_s: float, show_progress: bool) -> str:
@@ -58,7 +59,7 @@ class NoOutbox:
     def tend(self) -> None:
         """See `Outbox.tend`."""
 
-    def end(self, status: Status, us_per_step: float | None = None) -> None:
+    def end(self, status: Status, us_per_step: float | None = None, error: str = "") -> None:
         """See `Outbox.end`."""
 
     def wait(self, timeout_s: float, show_progress: bool) -> str:  # noqa: ARG002
@@ -117,7 +118,7 @@ class SpoolOutbox:
         owns_run: whether the run ends with the session.
         tracking_uri: absolute; reaches the shipper through a pipe, and the spool without credentials.
         options: how it is kept, and what of it is stored.
-        see_views: is told the views of the experiment when all is stored; see `Links.how_to_look`.
+        planned: the run, where it was planned in the folder.
 
     Raises:
         ConfigError: the spool cannot be written there.
@@ -130,9 +131,9 @@ class SpoolOutbox:
         owns_run: bool,
         tracking_uri: str,
         options: RecordingOptions,
-        see_views: Callable[[Collection[str]], object] = lambda _: None,
+        planned: PlannedRun | None = None,
     ) -> None:
-        self._see_views = see_views
+        self._planned = planned
         self._tracking_uri = mask_credentials(tracking_uri)
         self._folder = folder
         header = Header(
@@ -142,7 +143,6 @@ class SpoolOutbox:
         try:
             self._spool = SpoolWriter(folder.spool, header)
         except OSError as error:
-            folder.remove()
             raise ConfigError(
                 f"`folder` must be a place where lrtape can write its spool, but {folder.path.parent} is not "
                 f"({error}). Choose another, on a disk with room that outlives the job."
@@ -153,13 +153,15 @@ class SpoolOutbox:
         self.tend = self._shipper.tend
         self._restoring_failed: OSError | None = None
 
-    def end(self, status: Status, us_per_step: float | None = None) -> None:
+    def end(self, status: Status, us_per_step: float | None = None, error: str = "") -> None:
         """See `Outbox.end`. In a forked child it does nothing: the spool is its parent's."""
         if self._spool.is_closed:
             return
         is_there = self._spool.is_there()  # before its end: then the shipper may remove it
-        end = self._spool.end(status, us_per_step)
+        end = self._spool.end(status, us_per_step, error)
         if not is_there:
+            if self._planned is not None:
+                self._planned.restore()
             try:
                 self._spool.restore()
             except OSError as error:
@@ -181,7 +183,8 @@ class SpoolOutbox:
         with bar:
             said = self._shipper.wait(timeout_s, lambda: bar.update(self._folder.load_progress().offset - bar.n))
         if said is not None:
-            self._see_views(said.views)
+            if self._planned is not None:
+                self._planned.see_views(said.views)
             return said.problem
         problems = []
         if self._spool.lost:

@@ -100,7 +100,10 @@ def draw_range(result: RangeResult, path: str | Path, title: str = "LR range tes
         axes.set_ylim(*limits)
     axes.grid(which="both", alpha=0.2)
     axes.legend(loc="best")
-    figure.savefig(path, dpi=150)
+    target = Path(path)
+    new = target.with_name(f".new-{target.name}")
+    figure.savefig(new, dpi=150)
+    new.replace(target)  # The one before may be kept for another run.
 
 
 def _marks(result: RangeResult) -> list[tuple[str, str, int]]:

@@ -1,12 +1,8 @@
 """A planned run is created by a companion, which has imported mlflow already, while the training process has not."""
 
-import os
-from pathlib import Path
-
 from lrtape.companion_words import RunRefused
 from lrtape.errors import ConfigError, TrackingError
 from lrtape.idle_companions import IDLE_COMPANIONS
-from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.planned_run import PlannedRun
 from lrtape.tracking.sink import RefusedError
 
@@ -25,8 +21,12 @@ def create_run(run: PlannedRun) -> None:
     if not _is_created_by_companion(run):
         from lrtape.tracking.realize import create  # late: mlflow takes a second to import
 
-        made, folder = create(run.folder, run.tracking_uri)
-        run.created(made.run_id, made.experiment_id, folder)
+        try:
+            made = create(run.folder, run.tracking_uri, is_second_try=True)
+        except KeyboardInterrupt:
+            run.discard()
+            raise
+        run.created(made.run_id, made.experiment_id)
 
 
 def _is_created_by_companion(run: PlannedRun) -> bool:
@@ -44,7 +44,7 @@ def _is_created_by_companion(run: PlannedRun) -> bool:
         return False
     IDLE_COMPANIONS.give_back(companion, run.tracking_uri)
     if not isinstance(answer, RunRefused):
-        run.created(answer.run_id, answer.experiment_id, SpoolFolder(Path(os.fsdecode(answer.folder))))
+        run.created(answer.run_id, answer.experiment_id)
     elif answer.kind in _ERRORS:
         raise _ERRORS[answer.kind](answer.text)
     return run.is_created

@@ -29,6 +29,7 @@ from lrtape.recording_options import RecordingOptions
 from lrtape.replay import Overlap
 from lrtape.spool import Frame, Mark
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, Verdict, now_ms
+from lrtape.tracking.tags import ERROR, error_tag
 
 if TYPE_CHECKING:
     from lrtape.destination import Run, RunOrId
@@ -78,6 +79,7 @@ class Session:
         self._recorder_class = recorder_class(beside)
         self._arrivals = Arrivals()
         self._status: Status | None = None
+        self._error = ""
         self._closed = False
         self._warned = False
         self._depth = 0
@@ -344,7 +346,7 @@ class Session:
                 self._keys.release(recorder.groups)
                 for finding in recorder.skips():
                     self._outbox.write(finding)
-            self._outbox.end(self._status, self.us_per_step)
+            self._outbox.end(self._status, self.us_per_step, self._error)
 
     def _receive_all(self) -> None:
         try:
@@ -399,7 +401,7 @@ class Session:
     ) -> None:
         self._depth -= 1
         if self._depth <= 0:
-            self._run.note_error(error)  # before its shipper can end the run
+            self._error = error_tag(error).get(ERROR, "")
             self.close(Status.after(error))
 
 

@@ -91,11 +91,13 @@ class End:
         us_per_step: what recording one step took on the training thread, in microseconds: the median of samples;
             ``None`` without any.
         lost: number of frames that could never be written.
+        error: the exception that has ended the training, credentials masked; empty for none.
     """
 
     status: Status
     us_per_step: float | None = None
     lost: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,7 @@ class SpoolWriter:
         if self._held:
             self._write_held()
 
-    def end(self, status: Status, us_per_step: float | None = None) -> End:
+    def end(self, status: Status, us_per_step: float | None = None, error: str = "") -> End:
         """Write whatever is still held, and the last frame; nothing may follow. Does not raise.
 
         Returns:
@@ -264,7 +266,7 @@ class SpoolWriter:
             self._write_held()
         self._n_refused += len(self._held)
         self._held.clear()
-        end = End(status, us_per_step, self._n_refused)
+        end = End(status, us_per_step, self._n_refused, error)
         try:
             self._append(_frame(Kind.END, _encode(end)))
         except OSError as error:

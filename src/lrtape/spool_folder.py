@@ -118,18 +118,19 @@ class SpoolFolder:
         """The folder of artifacts that are still to be uploaded."""
         return self.path / "artifacts"
 
-    def add_tags(self, tags: Mapping[str, str]) -> None:
-        """Keep tags that the run is to get before it ends; a reader sees the old or the new ones.
+    def save_tags(self, tags: Mapping[str, str]) -> None:
+        """Keep the tags that the run is to get before it ends; a reader sees the old or the new ones.
 
         Raises:
             OSError: the disk is full, say.
         """
         new = self._tags.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode({**self.load_tags(), **tags}))
+        self.path.mkdir(parents=True, exist_ok=True)  # Somebody may have deleted it.
+        new.write_bytes(msgspec.json.encode(tags))
         new.replace(self._tags)
 
     def load_tags(self) -> dict[str, str]:
-        """Those that `add_tags` has kept."""
+        """Those that `save_tags` has kept; none where there are none, or where they cannot be read."""
         try:
             return msgspec.json.decode(self._tags.read_bytes(), type=dict[str, str])
         except (OSError, msgspec.DecodeError):

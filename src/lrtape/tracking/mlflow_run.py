@@ -69,7 +69,6 @@ class MlflowRun:
         self.run_id = run_id
         self.is_owned = is_owned
         self._is_to_end = is_owned
-        self._noted: BaseException | None = None
         self._client = MlflowClient(tracking_uri=tracking_uri)
         self.experiment_id: str = self._client.get_run(run_id).info.experiment_id
 
@@ -343,13 +342,6 @@ class MlflowRun:
         """For people: see `Links.how_to_look`. A request."""
         return self.links.how_to_look(views_of(self))
 
-    def note_error(self, error: BaseException | None) -> None:
-        """Say what has ended the training, of a run that was started here: once, however often this is called."""
-        if self.is_owned and error is not self._noted:
-            self._noted = error
-            if tag := error_tag(error):
-                self.set_tags(tag)
-
     def _warn_on_failure(self, what: str, act: Callable[[], object]) -> None:
         try:
             refuse_unreachable(self.tracking_uri)  # MLflow would try for four minutes.
@@ -364,7 +356,8 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.note_error(error)
+        if self.is_owned and (tag := error_tag(error)):
+            self.set_tags(tag)
         self.finish(Status.after(error))
 
 

@@ -30,9 +30,6 @@ class NoRun:
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep nothing."""
 
-    def note_error(self, error: BaseException | None) -> None:
-        """Note nothing."""
-
     def finish(self, status: Status) -> None:
         """End nothing."""
 

@@ -39,9 +39,9 @@ class Plan:
         run_name: ``None`` for a random one.
         params: all of them as text.
         tags: as they were where the training ran; MLflow's own, too, as soon as somebody has tried to create the run.
+        start_ms: when the training began, in Unix milliseconds.
         parent_run_id: the run that it is nested in; ``None`` for none.
         main_file: what was started there, for MLflow's own tags.
-        start_ms: when the training began, in Unix milliseconds.
         datasets: what it trains on.
     """
 
@@ -50,9 +50,9 @@ class Plan:
     run_name: str | None
     params: dict[str, str]
     tags: dict[str, str]
-    parent_run_id: str | None
-    main_file: str
     start_ms: int
+    parent_run_id: str | None = None
+    main_file: str = ""
     datasets: list[LoggedDataset] = field(default_factory=list)
 
 
@@ -117,9 +117,12 @@ class PlannedRun:
         self._views: Collection[str] = ()
         self._links: Links | None = None
         self._is_over = False
+        self._tags: dict[str, str] = {}
+        self._kept: dict[str, Path | str] = {}
+        """Texts, and the paths of files, by their paths among the artifacts."""
         texts = {key: str(value) for key, value in params.items()}
         plan = Plan(
-            *(self.folder.recording_id, experiment, run_name, texts, dict(tags), parent_run_id, sys.argv[0], now_ms())
+            *(self.folder.recording_id, experiment, run_name, texts, dict(tags), now_ms(), parent_run_id, sys.argv[0])
         )
         try:
             write_plan(self.folder, plan)
@@ -139,15 +142,9 @@ class PlannedRun:
             with contextlib.suppress(OSError):  # Somebody else has begun to use it.
                 self._new_root.rmdir()
 
-    def created(self, run_id: str, experiment_id: str, folder: SpoolFolder) -> None:
-        """The run is there; to be told before it is recorded.
-
-        Args:
-            run_id: of the run.
-            experiment_id: of its experiment.
-            folder: where the plan is now.
-        """
-        self.run_id, self.folder = run_id, folder
+    def created(self, run_id: str, experiment_id: str) -> None:
+        """The run is there, and the folder is called after it; to be told before it is recorded."""
+        self.run_id, self.folder = run_id, self.folder.renamed(run_id)
         self._links = Links(self.tracking_uri, experiment_id, run_id)
 
     def see_views(self, views: Collection[str]) -> None:
@@ -160,46 +157,62 @@ class PlannedRun:
 
     def log_text(self, text: str, path: str) -> None:
         """Keep `text` for the artifact `path`. A failure is warned about, as in all that follow."""
-        with self._keeping(path) as new:
-            new.write_text(text, encoding="utf-8")
+        self._kept[path] = text
+        with _warning_of_failure(f"keep {path}"):
+            self._keep(path)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a file, which changes no more, for `folder` of the artifacts."""
-        with self._keeping(f"{folder or '.'}/{path.name}") as new:
+        """Keep a file for `folder` of the artifacts. It may be replaced later, but not be written to."""
+        name = f"{folder}/{path.name}" if folder else path.name
+        self._kept[name] = path
+        with _warning_of_failure(f"keep {path}"):
             try:
-                os.link(path, new)  # A checkpoint may be large.
-            except OSError:
-                shutil.copy(path, new)
+                self._keep(name)
+            except OSError:  # The disk is full: this process has to upload it.
+                if not self.is_created:
+                    raise
+                from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
+
+                MlflowRun.join(self.run_id, self.tracking_uri).upload(path, folder)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Keep tags, which the run gets before it ends."""
+        self._tags |= {key: text[:MAX_TAG_CHARACTERS] for key, text in tags.items()}
         with _warning_of_failure(f"keep the tags {sorted(tags)}"):
-            self.folder.add_tags({key: text[:MAX_TAG_CHARACTERS] for key, text in tags.items()})
+            self.folder.save_tags(self._tags)
 
     def log_datasets(self, datasets: Sequence[LoggedDataset]) -> None:
         """Keep what the training trains on for the run; called before it is recorded."""
         with _warning_of_failure("keep what the data are"):
             write_plan(self.folder, replace(read_plan(self.folder), datasets=list(datasets)))
 
-    @contextlib.contextmanager
-    def _keeping(self, path: str) -> Iterator[Path]:
-        """Yield where to write an artifact; it is there in one piece, as it may be uploaded at once."""
-        target, new = self.folder.artifacts / path, self.folder.path / "artifact.new"
-        with _warning_of_failure(f"keep {path}"):
-            new.unlink(missing_ok=True)
-            yield new
-            target.parent.mkdir(parents=True, exist_ok=True)
-            new.replace(target)
+    def restore(self) -> None:
+        """Keep once more what is still known, where somebody has deleted the folder; before the recording ends."""
+        if self._tags:
+            self.set_tags({})
+        for path, source in self._kept.items():
+            if isinstance(source, str) or source.exists():
+                with _warning_of_failure(f"keep {path}"):
+                    self._keep(path)
+
+    def _keep(self, path: str) -> None:
+        """Keep an artifact, which appears in one piece: it may be uploaded at once."""
+        source, target, new = self._kept[path], self.folder.artifacts / path, self.folder.path / "artifact.new"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        if isinstance(source, str):
+            new.write_text(source, encoding="utf-8")
+        else:
+            try:
+                os.link(source, new)  # A checkpoint may be large.
+            except OSError:
+                shutil.copy(source, new)
+        new.replace(target)
 
     @property
     def model_folder(self) -> Path:
         """See `MlflowRun.model_folder`."""
         return self.folder.model
-
-    def note_error(self, error: BaseException | None) -> None:
-        """Say what ends the training, as long as it is recorded."""
-        if tag := error_tag(error):
-            self.set_tags(tag)
 
     def finish(self, status: Status) -> None:
         """End a run that was never recorded; any other is left to whoever ships the spool."""
@@ -210,12 +223,16 @@ class PlannedRun:
             return
         self._is_over = True
         if self.is_created:
-            from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
+            # Late: mlflow takes a second to import.
+            from lrtape.tracking.kept import note_datasets, upload_artifacts
+            from lrtape.tracking.mlflow_run import MlflowRun
 
             with _warning_of_failure(f"set run {self.run_id} to {status}"):
-                run = MlflowRun(self.tracking_uri, self.run_id, is_owned=True)
-                run.set_tags(self.folder.load_tags())
-                run.note_error(error)
+                run = MlflowRun.join(self.run_id, self.tracking_uri, is_owned=True)
+                with _warning_of_failure("hand over all that belongs to the run"):
+                    run.put_tags({**self._tags, **error_tag(error)})
+                    note_datasets(self.folder, run)
+                    upload_artifacts(self.folder, run)
                 run.finish(status)
         self.folder.remove()
 

@@ -14,21 +14,19 @@ from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.planned_run import PLANNED_ID, Plan, read_plan, write_plan
 from lrtape.tracking.run_colors import next_color
 from lrtape.tracking.store import experiment_id, opening
-from lrtape.tracking.tags import MAX_TAG_CHARACTERS, PARENT_RUN_ID, PLANNED
+from lrtape.tracking.tags import MAX_TAG_CHARACTERS, PARENT_RUN_ID, PLANNED, RECORDING
 from lrtape.tracking.uri import mask_credentials
 
 
-def create(folder: SpoolFolder, tracking_uri: str) -> tuple[MlflowRun, SpoolFolder]:
-    """Create the run that is planned in `folder`, as the training that waits for it would; it is called once.
+def create(folder: SpoolFolder, tracking_uri: str, is_second_try: bool = False) -> MlflowRun:
+    """Create the run that is planned in `folder`, as the training that waits for it would.
 
     What MLflow knows of the process, the user say, is added to the plan: it may have to be created elsewhere.
 
     Args:
         folder: of the recording.
         tracking_uri: absolute, with credentials where they are needed.
-
-    Returns:
-        The run, and the folder, which is called after it now.
+        is_second_try: whether somebody has died who may have created it already.
 
     Raises:
         ConfigError: see `MlflowRun.create`.
@@ -38,8 +36,21 @@ def create(folder: SpoolFolder, tracking_uri: str) -> tuple[MlflowRun, SpoolFold
     with _started_as(plan.main_file):
         plan = replace(plan, tags=_of_this_process(plan))
         write_plan(folder, plan)
-        run = MlflowRun.create(tracking_uri, plan.experiment, plan.run_name, plan.params, plan.tags, plan.parent_run_id)
-    return run, folder.renamed(run.run_id)
+        if is_second_try and (run := _look_for(plan, tracking_uri)) is not None:
+            return run
+        tags = {**plan.tags, RECORDING: plan.recording_id}
+        return MlflowRun.create(tracking_uri, plan.experiment, plan.run_name, plan.params, tags, plan.parent_run_id)
+
+
+def _look_for(plan: Plan, tracking_uri: str) -> MlflowRun | None:
+    with opening(tracking_uri):
+        client = MlflowClient(tracking_uri=tracking_uri)
+        run_id = _find(client, experiment_id(client, plan.experiment, tracking_uri), RECORDING, plan.recording_id)
+        if run_id is None:
+            return None
+        run = MlflowRun(tracking_uri, run_id, is_owned=True)
+        run.log_params(plan.params)
+    return run
 
 
 def _of_this_process(plan: Plan) -> dict[str, str]:
@@ -72,18 +83,19 @@ def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
     with opening(tracking_uri):
         client = MlflowClient(tracking_uri=tracking_uri)
         experiment = experiment_id(client, plan.experiment, tracking_uri)
-        run_id = _find(client, experiment, plan.recording_id)
+        run_id = _find(client, experiment, PLANNED, plan.recording_id)
         if run_id is None:
             parent = {} if plan.parent_run_id is None else {PARENT_RUN_ID: plan.parent_run_id}
-            tags = next_color(client, experiment) | plan.tags | parent | {PLANNED: plan.recording_id}
+            own = {PLANNED: plan.recording_id, RECORDING: plan.recording_id}
+            tags = next_color(client, experiment) | plan.tags | parent | own
             run_id = client.create_run(experiment, plan.start_ms, tags, plan.run_name).info.run_id
         run = MlflowRun(tracking_uri, run_id)
         run.log_params(plan.params)
     return run
 
 
-def _find(client: MlflowClient, experiment: str, recording_id: str) -> str | None:
-    found = client.search_runs([experiment], f"tags.`{PLANNED}` = '{recording_id}'")
+def _find(client: MlflowClient, experiment: str, tag: str, recording_id: str) -> str | None:
+    found = client.search_runs([experiment], f"tags.`{tag}` = '{recording_id}'")
     return str(found[0].info.run_id) if found else None
 
 
@@ -104,7 +116,7 @@ def find_realized(run_id: str, experiment: str, tracking_uri: str) -> str:
     recording_id = run_id.removeprefix(PLANNED_ID)
     with opening(tracking_uri):
         client = MlflowClient(tracking_uri=tracking_uri)
-        found = _find(client, experiment_id(client, experiment, tracking_uri), recording_id)
+        found = _find(client, experiment_id(client, experiment, tracking_uri), PLANNED, recording_id)
     if found is None:
         raise TrackingError(
             f"the run must be in the store, but was only planned, and {mask_credentials(tracking_uri)} has none of "
