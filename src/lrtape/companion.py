@@ -52,7 +52,8 @@ MAX_PROBLEM_CHARACTERS = 8000
 _LONG_S = 1e6
 """For ever: the training prepares itself, or looks at its data."""
 NICENESS = 10
-"""The training goes first: under contention this process gets about a tenth of what the trainer gets."""
+"""From the first recording on: under contention this process gets about a tenth of what the trainer gets, which goes
+first. Before, the trainer waits for it."""
 
 
 class TrainingProcess:
@@ -157,7 +158,6 @@ def main() -> None:
     """Ship what is recorded, and say each time whether everything is stored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(NICENESS)
     answers = os.dup(_STDOUT)
     os.dup2(_STDERR, _STDOUT)  # Whatever else is printed belongs into the log.
     trainer = TrainingProcess(int(sys.argv[1]))
@@ -179,6 +179,8 @@ def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefu
             break
         with _taking_over(task.settings) as folder:
             if isinstance(task, Recording):
+                if not n_recordings:
+                    os.nice(NICENESS)
                 wanted.pop(folder.recording_id, None)
                 n_recordings += 1
                 delivery = _ship(task, folder, trainer)
