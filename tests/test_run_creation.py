@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.history import read_run
 from lrtape.tracking.mlflow_run import MlflowRun
-from lrtape.tracking.planned_run import PlannedRun
+from lrtape.tracking.planned_run import MAX_HELD_BYTES, PlannedRun
+from lrtape.tracking.realize import create
 from lrtape.tracking.uri import sqlite_path
 
 DEADLINE_S = 60
@@ -74,6 +75,21 @@ def recording(run: PlannedRun, close_timeout_s: float = DEADLINE_S) -> Iterator[
         yield optimizer
 
 
+def leave_behind(run: PlannedRun, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object] = int) -> None:
+    """Record two steps, and something in between, while no shipper starts."""
+
+    def train() -> None:
+        with recording(run, close_timeout_s=0.0) as optimizer:
+            optimizer.step()
+            meanwhile()
+            optimizer.step()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lrtape.shipper_process.ShipperProcess._start", lambda _: None)
+        with pytest.warns(UserWarning, match="lrtape recover"):
+            train()
+
+
 @pytest.fixture
 def no_companion() -> Iterator[None]:
     """None is left over from other tests, nor for them."""
@@ -98,7 +114,7 @@ def test_a_run_is_created_as_this_process_would(store: str, monkeypatch: pytest.
     assert created.data.tags["mlflow.source.name"] == "my_training.py"
     assert created.data.tags["mlflow.user"]
     assert run.folder.path.name == f"{run.run_id}-{run.folder.recording_id}"
-    assert run.folder.plan.exists()
+    assert run.folder.run_spec.exists()
 
 
 def test_what_belongs_to_the_run_is_there_while_it_records(store: str) -> None:
@@ -216,7 +232,7 @@ def test_a_refusal_is_this_process_s(store: str) -> None:
         create_run(run := planned(GONE))
 
     assert not run.is_created
-    assert "mlflow.user" in run.folder.plan.read_text()  # for who creates it later, perhaps elsewhere
+    assert "mlflow.user" in run.folder.run_spec.read_text()  # for who creates it later, perhaps elsewhere
 
 
 def test_a_full_folder_is_refused(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +241,7 @@ def test_a_full_folder_is_refused(store: str, monkeypatch: pytest.MonkeyPatch) -
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lrtape.tracking.planned_run.write_plan", full)
+    monkeypatch.setattr("lrtape.tracking.planned_run.write_spec", full)
     with pytest.raises(ConfigError, match="`folder` must be a place where lrtape can write"):
         planned(store)
 
@@ -240,8 +256,8 @@ def test_no_credential_reaches_the_folder(store: str, monkeypatch: pytest.Monkey
     with pytest.raises(TrackingError):
         create_run(run := PlannedRun(ROOT, "http://me:hush@127.0.0.1:9", "mine", None, {}, {}))
 
-    assert "hush" not in run.folder.plan.read_text()
-    assert "git" in run.folder.plan.read_text()
+    assert "hush" not in run.folder.run_spec.read_text()
+    assert "git" in run.folder.run_spec.read_text()
 
 
 def cannot_start(*_: object) -> None:
@@ -250,7 +266,7 @@ def cannot_start(*_: object) -> None:
 
 def test_a_large_artifact_is_not_copied(store: str) -> None:
     """A checkpoint is linked, and not changed by what is written in its place later."""
-    Path("last.pt").write_text("first")
+    Path("last.pt").write_text("1" * (MAX_HELD_BYTES + 1))
     run = planned(store)
     run.log_artifact(Path("last.pt"), "checkpoints")
     kept = run.folder.artifacts / "checkpoints" / "last.pt"
@@ -259,7 +275,7 @@ def test_a_large_artifact_is_not_copied(store: str) -> None:
     Path("new.pt").replace("last.pt")
 
     assert same
-    assert kept.read_text() == "first"
+    assert kept.read_text().startswith("111")
 
 
 def test_tags_may_be_read_at_any_time(tmp_path: Path) -> None:
@@ -345,13 +361,11 @@ def test_a_plan_that_is_torn_costs_no_row(store: str, monkeypatch: pytest.Monkey
     """The power may have failed: what the run is, the spool says, too."""
     run = planned(store)
     create_run(run)
-    monkeypatch.setattr("lrtape.shipper_process.ShipperProcess._start", lambda _: None)
-    with pytest.warns(UserWarning, match="lrtape recover"), recording(run, close_timeout_s=0.0) as optimizer:
-        optimizer.step()
-    run.folder.plan.write_bytes(run.folder.plan.read_bytes()[:20])
+    leave_behind(run, monkeypatch)
+    run.folder.run_spec.write_bytes(run.folder.run_spec.read_bytes()[:20])
     (recovery,) = recover(ROOT, store)
 
-    assert (recovery.problem, recovery.points, recovery.is_complete) == ("", 1, True)
+    assert (recovery.problem, recovery.points, recovery.is_complete) == ("", 2, True)
     assert ended(store).info.status == "FINISHED"
 
 
@@ -387,19 +401,17 @@ def test_what_an_old_recording_left_does_not_end_the_run_that_goes_on(
     """Elsewhere, say, the training was resumed; then somebody recovers what the first machine had not stored."""
     first = planned(store)
     create_run(first)
-    with monkeypatch.context() as patch:
-        patch.setattr("lrtape.shipper_process.ShipperProcess._start", lambda _: None)
-        with pytest.warns(UserWarning, match="lrtape recover"), recording(first, close_timeout_s=0.0) as optimizer:
-            optimizer.step()
+    leave_behind(first, monkeypatch, lambda: first.set_tags({"lrtape.sweep.objective": "old"}))
     resumed = MlflowRun.reopen(first.run_id, store)
     client = MlflowClient(tracking_uri=store)
     with open_session(resumed, None, RecordingOptions(Path("elsewhere")), DEADLINE_S) as session:
-        session.add(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5), first_step=1)
+        session.add(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5), first_step=2)
         (recovery,) = recover(ROOT, store)
-        while_it_goes_on = client.get_run(first.run_id).info.status
+        while_it_goes_on = client.get_run(first.run_id)
 
     assert recovery.is_complete
-    assert while_it_goes_on == "RUNNING"
+    assert while_it_goes_on.info.status == "RUNNING"
+    assert "lrtape.sweep.objective" not in while_it_goes_on.data.tags
     assert client.get_run(first.run_id).info.status == "FINISHED"
 
 
@@ -535,3 +547,105 @@ def test_what_does_not_fit_into_the_folder_is_uploaded_at_once(store: str, monke
         run.log_artifact(Path("last.pt"), "checkpoints")
 
     assert artifact(store, run, "checkpoints/last.pt") == "weights"
+
+
+@pytest.mark.parametrize("kind", ["caf\udce9", "none"])
+def test_an_error_that_cannot_say_what_it_is_fails_the_run_all_the_same(store: str, kind: str) -> None:
+    """A name of a file that is not UTF-8 is escaped; an exception that raises when it is asked has its type's name."""
+
+    class BadError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    def fail() -> None:
+        with recording(run):
+            raise (BadError() if kind == "none" else FileNotFoundError(kind))
+
+    run = planned(store)
+    create_run(run)
+    with pytest.raises((BadError, FileNotFoundError)):
+        fail()
+    after = ended(store)
+
+    assert after.info.status == "FAILED"
+    assert after.data.tags["lrtape.error"] == ("BadError" if kind == "none" else r"FileNotFoundError: caf\udce9")
+
+
+def test_data_that_cannot_be_noted_now_are_noted_later(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything else is stored; the folder stays, and the next delivery sets that right."""
+    run = planned(store)
+    create_run(run)
+    run.log_datasets([DIGITS])
+    leave_behind(run, monkeypatch)
+
+    def away(*_: object) -> None:
+        raise TrackingError("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowRun, "put_datasets", away)
+        (first,) = recover(ROOT, store)
+    (second,) = recover(ROOT, store)
+    after = MlflowClient(tracking_uri=store).get_run(run.run_id)
+
+    assert (first.problem, first.is_complete) == ("What the data are could not be noted (503).", False)
+    assert (second.problem, second.is_complete) == ("", True)
+    assert after.inputs is not None
+    assert [one.dataset.digest for one in after.inputs.dataset_inputs] == ["12ab"]
+
+
+@pytest.mark.parametrize("is_created", [True, False])
+def test_a_folder_that_is_deleted_before_anything_is_stored_costs_nothing(
+    store: str, monkeypatch: pytest.MonkeyPatch, is_created: bool
+) -> None:
+    """What the run is, its data and what it has kept are put back with the spool."""
+    run = planned(store)
+    if is_created:
+        create_run(run)
+    run.log_datasets([DIGITS])
+    run.log_text("a: 1\n", "config/resolved.yaml")
+    leave_behind(run, monkeypatch, lambda: shutil.rmtree(run.folder.path))
+    (recovery,) = recover(ROOT, store)
+    after = MlflowClient(tracking_uri=store).get_run(ended(store).info.run_id)
+
+    assert (recovery.problem, recovery.points, recovery.is_complete) == ("", 2, True)
+    assert after.data.params == {"lr": "0.1"}
+    assert after.inputs is not None
+    assert [one.dataset.digest for one in after.inputs.dataset_inputs] == ["12ab"]
+    assert MlflowClient(tracking_uri=store).list_artifacts(after.info.run_id, "config")
+
+
+def test_a_run_that_was_given_up_half_made_is_taken_up(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its params could not be stored, and the training goes on with a plan: there is one run in the end."""
+
+    def away(*_: object) -> None:
+        raise TrackingError("503")
+
+    run = planned(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowRun, "log_params", away)
+        with pytest.raises(TrackingError):
+            create(run.folder, store)
+    half = ended(store)
+    with recording(run) as optimizer:
+        optimizer.step()
+    after = ended(store)
+
+    assert half.info.status == "FAILED"
+    assert after.info.run_id == half.info.run_id
+    assert after.info.status == "FINISHED"
+    assert after.data.params == {"lr": "0.1"}
+
+
+@pytest.mark.usefixtures("no_companion")
+def test_a_companion_waits_for_a_training_that_takes_its_time(store: str) -> None:
+    """It has created the run, and is there when the recording begins, however late that is."""
+    run = planned(store)
+    create_run(run)
+    (companion_,) = IDLE_COMPANIONS._idle
+    companion_._idle_since_s -= 1000.0
+    still_fit = companion_.can_take(store)
+    with recording(run):
+        pass
+    companion_._idle_since_s -= 1000.0
+
+    assert (still_fit, companion_.can_take(store)) == (True, False)

@@ -159,7 +159,7 @@ class _Autolog:
         self._left_out: dict[int, weakref.ref[Optimizer]] = {}
         """By id; look whether it is still the same one."""
         self._changing = threading.Lock()
-        self._settled: dict[int, tuple[Recorder, ActiveRun | None, int]] = {}
+        self._known: dict[int, tuple[Recorder, ActiveRun | None, int]] = {}
         """By the id of an optimizer: what records it in this run, which is the innermost one of this thread."""
         watch_grad_scalers()
         self._hook = register_optimizer_step_pre_hook(self._before_step)
@@ -168,15 +168,15 @@ class _Autolog:
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """Runs ahead of the optimizer's own pre-hooks, so that a recorder made here sees this very step."""
-        settled = self._settled.get(id(optimizer))
-        if settled is not None:  # In nearly every step nothing has changed: this is all that it costs then.
-            recorder, run, thread = settled
+        known = self._known.get(id(optimizer))
+        if known is not None:  # In nearly every step nothing has changed: this is all that it costs then.
+            recorder, run, thread = known
             is_mine = recorder.is_on and thread == threading.get_ident() and recorder.optimizer is optimizer
             if is_mine and self._innermost_run() is run:
                 return
-        self._settle(optimizer)
+        self._follow(optimizer)
 
-    def _settle(self, optimizer: Optimizer) -> None:
+    def _follow(self, optimizer: Optimizer) -> None:
         """See that the step is recorded where it belongs."""
         if DYNAMO in sys.modules:
             keep_compiler_out()
@@ -193,9 +193,9 @@ class _Autolog:
             tapes = self._tapes.get(thread)
             if tapes is not None and (recorder := tapes.recorder_of(optimizer, runs)) is not None:
                 if thread == threading.get_ident():
-                    self._settled[id(optimizer)] = recorder, runs[-1] if runs else None, thread
+                    self._known[id(optimizer)] = recorder, runs[-1] if runs else None, thread
                 return
-            self._settled.clear()  # It shall keep nothing of what is over.
+            self._known.clear()  # It shall keep nothing of what is over.
             if not self._is_left_out(optimizer):
                 with self._changing:
                     self._record(optimizer, runs, thread)
@@ -236,7 +236,7 @@ class _Autolog:
     def switch_off(self) -> None:
         """Follow no more; of a forked child, where all of this is its parent's, that is all."""
         self.is_on = False
-        self._settled.clear()
+        self._known.clear()
 
     def close(self) -> None:
         self._hook.remove()

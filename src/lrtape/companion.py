@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,13 +168,31 @@ def main() -> None:
     os._exit(EXIT_AGAIN)  # at once: nobody shall take it for one that is there
 
 
+@dataclass(frozen=True, slots=True)
+class _Unrecorded:
+    """A run that a training has asked for, ``None`` where it was refused, and the folder that says what it is."""
+
+    folder: SpoolFolder
+    run: "MlflowRun | None"
+
+    def clear_away(self) -> None:
+        """End the run and remove the folder, which may have got another name, unless another companion ships it."""
+        folders = [SpoolFolder(path) for path in self.folder.path.parent.glob(f"*-{self.folder.recording_id}")]
+        if any(folder.spool.exists() for folder in folders):
+            return
+        if self.run is not None:
+            self.run.finish(Status.KILLED)
+        for folder in folders:
+            folder.remove()
+
+
 def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefused], object]) -> None:
     """Do what a training process asks for, until nothing more comes, or `MAX_RECORDINGS` are shipped."""
-    wanted: dict[str, tuple[SpoolFolder, MlflowRun | None]] = {}
-    """Runs that were asked for, by their recordings, which have not begun; ``None`` for one that was refused."""
+    unrecorded: dict[str, _Unrecorded] = {}
+    """By the id of the recording, which has not begun."""
     n_recordings = 0
     while n_recordings < MAX_RECORDINGS:
-        is_waiting = any(run is not None for _, run in wanted.values())
+        is_waiting = any(one.run is not None for one in unrecorded.values())
         task = trainer.next_task(_LONG_S if is_waiting else IDLE_S)
         if task is None:
             break
@@ -181,7 +200,7 @@ def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefu
             if isinstance(task, Recording):
                 if not n_recordings:
                     os.nice(NICENESS)
-                wanted.pop(folder.recording_id, None)
+                unrecorded.pop(folder.recording_id, None)
                 n_recordings += 1
                 delivery = _ship(task, folder, trainer)
                 # No more than a pipe holds: nobody reads it before the training has ended.
@@ -190,22 +209,11 @@ def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefu
                 say(Answer(delivery.is_complete, problem, is_last, tuple(sorted(delivery.views))))
             else:
                 run, answer = _create_run(task, folder)
-                wanted[folder.recording_id] = folder, run
+                unrecorded[folder.recording_id] = _Unrecorded(folder, run)
                 say(answer)
     if trainer.is_gone:
-        for folder, run in wanted.values():
-            _clear_away(folder, run)
-
-
-def _clear_away(wanted: SpoolFolder, run: "MlflowRun | None") -> None:
-    """End a run that nobody has recorded into, and remove its folder, which may have got another name."""
-    folders = [SpoolFolder(path) for path in wanted.path.parent.glob(f"*-{wanted.recording_id}")]
-    if any(folder.spool.exists() for folder in folders):
-        return  # Another companion has got it.
-    if run is not None:
-        run.finish(Status.KILLED)
-    for folder in folders:
-        folder.remove()
+        for one in unrecorded.values():
+            one.clear_away()
 
 
 def _say(answers: int, answer: Answer | RunCreated | RunRefused) -> None:

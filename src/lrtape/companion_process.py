@@ -52,6 +52,7 @@ class CompanionProcess:
         self._environment = _environment()
         self._stores: dict[Path, tuple[int, int]] = {}
         self._is_used = False
+        self._has_unrecorded_run = False  # It waits for that, however long it takes.
         self._idle_since_s = time.monotonic()
         self._unread = b""
         # -P: what lies in the current folder must not shadow a module of ours.
@@ -87,7 +88,8 @@ class CompanionProcess:
         What it has imported keeps credentials that it has used, and files that it has opened: one that has shipped a
         recording ships no other one with another environment, or into a store that was replaced meanwhile.
         """
-        if self.exit_code is not None or time.monotonic() - self._idle_since_s > IDLE_S - _ABOUT_TO_END_S:
+        is_about_to_end = time.monotonic() - self._idle_since_s > IDLE_S - _ABOUT_TO_END_S
+        if self.exit_code is not None or (is_about_to_end and not self._has_unrecorded_run):
             return False
         path = sqlite_path(tracking_uri)
         if path in self._stores and self._stores[path] != _identity(path):
@@ -113,10 +115,13 @@ class CompanionProcess:
             line = self._line(LOOK_S)
         line = line or self._line(0.0)
         self.rest(tracking_uri)
-        return None if line is None else msgspec.json.decode(line, type=RunCreated | RunRefused)
+        answer = None if line is None else msgspec.json.decode(line, type=RunCreated | RunRefused)
+        self._has_unrecorded_run = isinstance(answer, RunCreated)
+        return answer
 
     def begin(self, folder: Path, tracking_uri: str, fsync_every_s: float | None) -> None:
         """Let it ship a recording; see `Recording`. Of one that is dead or does not listen, there is an `exit_code`."""
+        self._has_unrecorded_run = False
         self._tell(Recording(self._settings(folder, tracking_uri), fsync_every_s))
 
     def _settings(self, folder: Path, tracking_uri: str) -> Settings:

@@ -98,8 +98,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         if shipped.error:
             with contextlib.suppress(TrackingError):
                 _note(run, header, shipped, shipped.error)
-                _tag(folder, run, header, shipped)
-                _settle(run, header, shipped)
+                _settle(folder, run, header, shipped)
             return Delivery(shipped.points, False, shipped.error)
         verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
         not_uploaded = _upload(folder, header, run)
@@ -110,9 +109,8 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
             ended = _await_model(folder, writer, shipped)
             is_shown = ended == shipped
             shipped = ended
-        not_noted = _note_data(folder, header, run)
-        patience.until_done(lambda: _tag(folder, run, header, shipped), failing)
-        patience.until_done(lambda: _settle(run, header, shipped), failing)
+        not_noted, data_are_refused = _note_data(folder, header, run)
+        patience.until_done(lambda: _settle(folder, run, header, shipped), failing)
     except TrackingError as error:
         return Delivery(folder.load_progress().points, False, str(error))
     # The run is right now, whatever becomes of the rest.
@@ -120,7 +118,12 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
         _show(run, page, shipped)
     no_model, model_is_refused = _put_model(folder, header, run)  # it says the verdict, too
     problem = " ".join(filter(None, [verdict.problem, not_uploaded, not_noted, no_model]))
-    is_owed = not_uploaded or verdict.can_be_mended or (no_model and not model_is_refused)
+    is_owed = (
+        not_uploaded
+        or verdict.can_be_mended
+        or (not_noted and not data_are_refused)
+        or (no_model and not model_is_refused)
+    )
     views = views_of(run) if header.owns_run else ()
     delivery = Delivery(verdict.points, not is_owed, problem, views)
     if delivery.is_complete and not header.keep:
@@ -160,30 +163,21 @@ def _await_model(folder: SpoolFolder, writer: Writer, shipped: Shipped) -> Shipp
 def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
     """The run; it is created if it was only planned, and its recording begun if that was left to the shipper."""
     run = MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri)
-    if folder.plan.exists():
+    if folder.run_spec.exists():
         run.begin_recording(header.recording_id, header.record)
     return run
 
 
-def _note_data(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
-    """Note what the training trains on, unless that was done; returns why the store does not take it."""
+def _note_data(folder: SpoolFolder, header: Header, run: MlflowRun) -> tuple[str, bool]:
+    """Note what the training trains on, unless that was done; returns what is wrong, and whether that is for good."""
     try:
         note_datasets(folder, run)
     except TrackingError as error:
         _log.warning("cannot note what the data are: %s", error)
-        return f"What the data are could not be noted ({error})."
+        return f"What the data are could not be noted ({error}).", isinstance(error, RefusedError)
     if header.run_id:  # Else the spool would be nobody's.
-        folder.plan.unlink(missing_ok=True)
-    return ""
-
-
-def _tag(folder: SpoolFolder, run: MlflowRun, header: Header, shipped: Shipped) -> None:
-    """Set the tags that the training has kept, and what has ended it."""
-    error = shipped.end.error if shipped.end is not None and header.owns_run else ""
-    try:
-        run.put_tags({**folder.load_tags(), **({ERROR: error} if error else {})})
-    except RefusedError as refusal:  # The run shall have its status nevertheless.
-        _log.warning("the store refuses tags: %s", refusal)
+        folder.run_spec.unlink(missing_ok=True)
+    return "", False
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,12 +312,14 @@ def _note(run: MlflowRun, header: Header, shipped: Shipped, missing: str) -> Non
     run.end_recording(header.recording_id, missing, shipped.end.us_per_step if shipped.end is not None else None)
 
 
-def _settle(run: MlflowRun, header: Header, shipped: Shipped) -> None:
-    """Give the run its true status.
+def _settle(folder: SpoolFolder, run: MlflowRun, header: Header, shipped: Shipped) -> None:
+    """Give the run its true status, and what its training has said of it, and of its end.
 
     A run that the recording had only joined, and whose recording was ended in good order, is somebody else's to end.
     """
+    tags = folder.load_tags()
     if shipped.end is None:
-        run.settle(Status.KILLED, header.recording_id)
+        run.settle(Status.KILLED, header.recording_id, tags)
     elif header.owns_run:
-        run.settle(shipped.end.status, header.recording_id)
+        error = {ERROR: shipped.end.error} if shipped.end.error else {}
+        run.settle(shipped.end.status, header.recording_id, {**tags, **error})

@@ -1,6 +1,6 @@
 """A planned run is created by a companion, which has imported mlflow already, while the training process has not."""
 
-from lrtape.companion_words import RunRefused
+from lrtape.companion_words import EXIT_AGAIN, RunRefused
 from lrtape.errors import ConfigError, TrackingError
 from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.tracking.planned_run import PlannedRun
@@ -40,8 +40,9 @@ def _is_created_by_companion(run: PlannedRun) -> bool:
         companion.forget()
         raise
     if answer is None:
+        wants_another = companion.exit_code == EXIT_AGAIN  # It had been idle for long.
         companion.kill()
-        return False
+        return wants_another and _is_created_by_companion(run)
     IDLE_COMPANIONS.give_back(companion, run.tracking_uri)
     if not isinstance(answer, RunRefused):
         run.created(answer.run_id, answer.experiment_id)

@@ -29,7 +29,7 @@ from lrtape.recording_options import RecordingOptions
 from lrtape.replay import Overlap
 from lrtape.spool import Frame, Mark
 from lrtape.tape import Finding, Group, GroupLayout, Point, Record, Status, Verdict, now_ms
-from lrtape.tracking.tags import ERROR, error_tag
+from lrtape.tracking.tags import error_text
 
 if TYPE_CHECKING:
     from lrtape.destination import Run, RunOrId
@@ -79,7 +79,6 @@ class Session:
         self._recorder_class = recorder_class(beside)
         self._arrivals = Arrivals()
         self._status: Status | None = None
-        self._error = ""
         self._closed = False
         self._warned = False
         self._depth = 0
@@ -328,11 +327,12 @@ class Session:
         """Whether nothing more is recorded."""
         return self._status is not None
 
-    def stop(self, status: str = Status.FINISHED) -> None:
+    def stop(self, status: str = Status.FINISHED, error: BaseException | None = None) -> None:
         """Stop recording, without waiting for anything; idempotent. `close` is still to be called.
 
         Args:
             status: FINISHED, FAILED or KILLED; given to the run if it was started for this session.
+            error: what has ended the training, likewise: the run's tag ``lrtape.error``.
         """
         if self._status is None and os.getpid() == self._pid:  # A forked child must not end what is its parent's.
             self._status = Status(status)
@@ -346,7 +346,7 @@ class Session:
                 self._keys.release(recorder.groups)
                 for finding in recorder.skips():
                     self._outbox.write(finding)
-            self._outbox.end(self._status, self.us_per_step, self._error)
+            self._outbox.end(self._status, self.us_per_step, error_text(error))
 
     def _receive_all(self) -> None:
         try:
@@ -354,13 +354,14 @@ class Session:
         except Exception as error:  # noqa: BLE001 - the device may be what has failed
             warn(f"lrtape: could not read a value that was logged from the device: {error!r}")
 
-    def close(self, status: str = Status.FINISHED) -> None:
+    def close(self, status: str = Status.FINISHED, error: BaseException | None = None) -> None:
         """Stop recording, and wait until everything is stored; idempotent.
 
         Warns, and never raises, about what is still missing after ``close_timeout_s`` and how to rescue it.
 
         Args:
             status: see `stop`.
+            error: see there.
         """
         if self._closed or os.getpid() != self._pid:
             return
@@ -370,14 +371,14 @@ class Session:
             if self._status is None:
                 self._agreement.settle(Status(status))
         except BaseException:
-            self.stop(status)
+            self.stop(status, error)
             self._run.leave()  # Somebody does not want to wait: the shipper goes on by itself.
             raise
-        self.stop(status)
+        self.stop(status, error)
         try:
             missing = self._outbox.wait(self._close_timeout_s, self._shows_progress)
-        except Exception as error:  # noqa: BLE001 - no failure of tracking may fail the training
-            missing = f"cannot tell whether everything was stored: {error!r}"
+        except Exception as failure:  # noqa: BLE001 - no failure of tracking may fail the training
+            missing = f"cannot tell whether everything was stored: {failure!r}"
         except BaseException:
             self._run.leave()  # Somebody does not want to wait: the shipper goes on by itself.
             raise
@@ -390,7 +391,8 @@ class Session:
 
     def _close_at_exit(self) -> None:
         # At a prompt the last error may be long past, and says nothing about the training.
-        self.close(Status.FINISHED if hasattr(sys, "ps1") else Status.after(getattr(sys, "last_value", None)))
+        error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+        self.close(Status.after(error), error)
 
     def __enter__(self) -> Self:
         self._depth += 1
@@ -401,8 +403,7 @@ class Session:
     ) -> None:
         self._depth -= 1
         if self._depth <= 0:
-            self._error = error_tag(error).get(ERROR, "")
-            self.close(Status.after(error))
+            self.close(Status.after(error), error)
 
 
 class _Unbound(NoOutbox):

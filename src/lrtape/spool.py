@@ -269,8 +269,8 @@ class SpoolWriter:
         end = End(status, us_per_step, self._n_refused, error)
         try:
             self._append(_frame(Kind.END, _encode(end)))
-        except OSError as error:
-            self.error = error
+        except OSError as failure:
+            self.error = failure
         return end
 
     def is_there(self) -> bool:

@@ -109,8 +109,8 @@ class SpoolFolder:
         return self.path / "progress.json"
 
     @property
-    def plan(self) -> Path:
-        """What the run is to be created with, as JSON; see ``tracking/planned_run.py``."""
+    def run_spec(self) -> Path:
+        """What the run is to be created with, as JSON; see ``tracking/run_spec.py``."""
         return self.path / "run.json"
 
     @property
@@ -143,7 +143,7 @@ class SpoolFolder:
 
     @property
     def model(self) -> Path:
-        """The folder of the run's model, if it is to have one; see ``tracking/logged_model.py``."""
+        """The folder of the run's model, if it is to have one; see ``tracking/saved_model.py``."""
         return self.path / "model"
 
     @contextlib.contextmanager
@@ -263,8 +263,8 @@ class SpoolFolder:
             for path in self.path.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
-                elif path not in (self.spool, self.plan):
+                elif path not in (self.spool, self.run_spec):
                     path.unlink()
             self.spool.unlink(missing_ok=True)
-            self.plan.unlink(missing_ok=True)  # without it, the spool would be nobody's
+            self.run_spec.unlink(missing_ok=True)  # without it, the spool would be nobody's
             self.path.rmdir()

@@ -42,7 +42,7 @@ def test_a_training_without_a_server_gets_its_run_later(store: str, monkeypatch:
     run = plan()
     with pytest.raises(TrackingError):
         create(run.folder, GONE)  # as who trains has it tried first
-    started_ms = json.loads(run.folder.plan.read_text())["start_ms"]
+    started_ms = json.loads(run.folder.run_spec.read_text())["start_ms"]
     train(run)
     (result,) = recover(Path(".lrtape"), store)
     client = MlflowClient(tracking_uri=store)

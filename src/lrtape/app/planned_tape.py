@@ -18,7 +18,7 @@ MAX_POINTS = 1_000_000
 
 
 def keep_plan(run: "MlflowRun | PlannedRun | NoRun", planned: Tape, first_step: int) -> None:
-    """Upload a simulated tape as an artifact of the run, ``lr/planned-<first step>.parquet``.
+    """Keep a simulated tape as an artifact of the run, ``lr/planned-<first step>.parquet``.
 
     Takes about 1.5 microseconds a value. A failure is warned about.
 

@@ -13,6 +13,7 @@ from lrtape.replay import Overlap
 from lrtape.spool import Header, SpoolReader, read_spool
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.no_run import NoRun
+from lrtape.tracking.planned_run import PLANNED_ID
 
 if TYPE_CHECKING:
     from lrtape.tracking.mlflow_run import MlflowRun
@@ -89,7 +90,7 @@ def _spools(settings: TrackingSettings, run_id: str) -> list[SpoolFolder]:
 
 
 def _run_ids(header: Header) -> set[str]:
-    return {header.run_id} if header.run_id else {f"planned-{header.recording_id}"}
+    return {header.run_id} if header.run_id else {PLANNED_ID + header.recording_id}
 
 
 def _ship(folder: SpoolFolder, uri: str) -> None:

@@ -44,6 +44,7 @@ from lrtape.replay import Overlap
 from lrtape.session import open_session
 from lrtape.tape import Group
 from lrtape.tracking.no_run import NoRun
+from lrtape.tracking.tags import ERROR
 from lrtape.tracking.uri import mask_credentials
 
 if TYPE_CHECKING:
@@ -237,7 +238,6 @@ def _tell_of_rank_0(error: RankKilledError, ranks: Ranks, settings: Settings, ru
     first_alive = min({*range(ranks.n_ranks)} - {*error.ranks})
     if 0 in error.ranks and ranks.rank == first_alive and run_id and settings.tracking.uri:
         from lrtape.tracking.mlflow_run import MlflowRun  # late: mlflow takes a second to import
-        from lrtape.tracking.tags import ERROR
 
         with contextlib.suppress(TrackingError):
             run = MlflowRun.join(run_id, settings.tracking.uri)

@@ -7,7 +7,7 @@ import msgspec
 
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.mlflow_run import MlflowRun
-from lrtape.tracking.planned_run import read_plan
+from lrtape.tracking.run_spec import read_spec
 
 _log = logging.getLogger(__name__)
 
@@ -20,9 +20,11 @@ def upload_artifacts(folder: SpoolFolder, run: MlflowRun) -> None:
     """
     for path in sorted(folder.artifacts.rglob("*")):
         if path.is_file():
+            number = path.stat().st_ino
             its_folder = path.parent.relative_to(folder.artifacts)
             run.upload(path, None if its_folder == Path() else its_folder.as_posix())
-            path.unlink()
+            if path.stat().st_ino == number:  # else it was replaced meanwhile
+                path.unlink()
 
 
 def note_datasets(folder: SpoolFolder, run: MlflowRun) -> None:
@@ -31,10 +33,10 @@ def note_datasets(folder: SpoolFolder, run: MlflowRun) -> None:
     Raises:
         TrackingError: the store does not answer, or refuses.
     """
-    if not folder.plan.exists():
+    if not folder.run_spec.exists():
         return
     try:
-        datasets = read_plan(folder).datasets
+        datasets = read_spec(folder).datasets
     except (OSError, msgspec.DecodeError) as error:  # The power has failed, say; the run is there.
         _log.warning("cannot read what the data are: %s", error)
     else:

@@ -1,4 +1,4 @@
-"""One MLflow run: opened at the start of a training, closed at its end, never touched in between."""
+"""One MLflow run, asked and changed through `MlflowClient`."""
 
 import contextlib
 import tempfile
@@ -32,6 +32,7 @@ from lrtape.tracking.run_colors import next_color
 from lrtape.tracking.store import asking, experiment_id, opening
 from lrtape.tracking.tags import (
     COMPLETE,
+    ERROR,
     MAX_TAG_CHARACTERS,
     MISSING,
     PARENT_RUN_ID,
@@ -39,7 +40,7 @@ from lrtape.tracking.tags import (
     RECORDING,
     RUN_COLOR,
     US_PER_STEP,
-    error_tag,
+    error_text,
 )
 from lrtape.tracking.uri import resolve_tracking_uri
 from lrtape.trials import RUNNING
@@ -49,7 +50,7 @@ MAX_PARAM_CHARACTERS = 6000
 
 
 class MlflowRun:
-    """A run and the store that it is in. Used by the training thread before the first and after the last step.
+    """A run and the store that it is in. Used by companions, and by trainings before and after their steps.
 
     As a context manager it ends the run with `Status.after` of what was raised.
 
@@ -143,12 +144,15 @@ class MlflowRun:
         """
         with opening(tracking_uri):
             client = MlflowClient(tracking_uri=tracking_uri)
-            if client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE:
+            run = client.get_run(run_id)
+            if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
                 raise TrackingError(
                     f"the run to resume must not be deleted, but {run_id} is. Restore it with `mlflow runs restore "
                     f"--run-id {run_id}`, or train without it: tracking=off."
                 )
             client.update_run(run_id, status=RUNNING)
+            if ERROR in run.data.tags:
+                client.delete_tag(run_id, ERROR)
             return cls(tracking_uri, run_id, is_owned=True)
 
     @property
@@ -295,16 +299,26 @@ class MlflowRun:
             is_complete = not any(key.startswith(MISSING) for key in tags)
             self._client.set_tag(self.run_id, COMPLETE, "true" if is_complete else "false")
 
-    def settle(self, status: Status, recording_id: str) -> None:
-        """Set the status of a run whose recording is over, unless somebody has set one, or has resumed the training.
+    def settle(self, status: Status, recording_id: str, tags: Mapping[str, str]) -> None:
+        """Set the tags and the status of a run whose recording is over, unless its training was resumed meanwhile.
+
+        Args:
+            status: any that somebody has set already stays.
+            recording_id: see `begin_recording`.
+            tags: what the training has said of the run, and what has ended it.
 
         Raises:
             TrackingError: the store does not answer, or refuses.
         """
         with asking(self.tracking_uri), masked_links(self.tracking_uri):
             run = self._client.get_run(self.run_id)
-            if run.info.status == RUNNING and run.data.tags.get(RECORDING, recording_id) == recording_id:
-                self._client.set_terminated(self.run_id, status)
+            if run.data.tags.get(RECORDING, recording_id) != recording_id:
+                return
+            try:
+                self.put_tags(tags)
+            finally:
+                if run.info.status == RUNNING:
+                    self._client.set_terminated(self.run_id, status)
 
     def finish(self, status: Status) -> None:
         """End the run if it was started here, once, and unless somebody has set a status.
@@ -356,8 +370,8 @@ class MlflowRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.is_owned and (tag := error_tag(error)):
-            self.set_tags(tag)
+        if self.is_owned and (text := error_text(error)):
+            self.set_tags({ERROR: text})
         self.finish(Status.after(error))
 
 

@@ -1,7 +1,7 @@
 """The run of a training that makes no request itself: planned in the folder of its spool, created by another process.
 
-That is a companion, before the training starts; or, where the store is away, whoever ships the spool later. Either is
-some seconds shorter than importing mlflow here. Imports no mlflow.
+That is a companion, before the training starts; or, where the store is away, whoever ships the spool later. So a
+training need not import mlflow, which takes seconds; only what goes wrong makes it do so.
 """
 
 import contextlib
@@ -9,12 +9,10 @@ import os
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-import msgspec
 
 from lrtape.errors import ConfigError
 from lrtape.lines import warn
@@ -22,58 +20,14 @@ from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status, now_ms
 from lrtape.tracking.datasets import LoggedDataset
 from lrtape.tracking.links import Links
-from lrtape.tracking.tags import MAX_TAG_CHARACTERS, error_tag
+from lrtape.tracking.run_spec import RunSpec, read_spec, write_spec
+from lrtape.tracking.tags import ERROR, MAX_TAG_CHARACTERS, encodable, error_text
 from lrtape.tracking.uri import mask_credentials
 
 PLANNED_ID = "planned-"
 """Begins the id that stands for such a run's until it is there; the id of its recording follows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run is created with. No credentials are in it.
-
-    Attributes:
-        recording_id: of the recording that the run is for.
-        experiment: its name.
-        run_name: ``None`` for a random one.
-        params: all of them as text.
-        tags: as they were where the training ran; MLflow's own, too, as soon as somebody has tried to create the run.
-        start_ms: when the training began, in Unix milliseconds.
-        parent_run_id: the run that it is nested in; ``None`` for none.
-        main_file: what was started there, for MLflow's own tags.
-        datasets: what it trains on.
-    """
-
-    recording_id: str
-    experiment: str
-    run_name: str | None
-    params: dict[str, str]
-    tags: dict[str, str]
-    start_ms: int
-    parent_run_id: str | None = None
-    main_file: str = ""
-    datasets: list[LoggedDataset] = field(default_factory=list)
-
-
-def read_plan(folder: SpoolFolder) -> Plan:
-    """What is planned in a folder.
-
-    Raises:
-        OSError: nothing is.
-    """
-    return msgspec.json.decode(folder.plan.read_bytes(), type=Plan)
-
-
-def write_plan(folder: SpoolFolder, plan: Plan) -> None:
-    """Plan a run, or change the plan; a reader sees the old or the new one.
-
-    Raises:
-        OSError: the disk is full, say.
-    """
-    new = folder.plan.with_suffix(".new")
-    new.write_bytes(msgspec.json.encode(plan))
-    new.replace(folder.plan)
+MAX_HELD_BYTES = 1 << 20
+"""Of an artifact that is held in memory, too, for somebody may delete the folder."""
 
 
 class PlannedRun:
@@ -110,7 +64,7 @@ class PlannedRun:
         parent_run_id: str | None = None,
     ) -> None:
         self._new_root = None if root.exists() else root
-        self.folder = SpoolFolder.create(root, "planned")
+        self.folder = SpoolFolder.create(root, PLANNED_ID.rstrip("-"))
         self.tracking_uri = tracking_uri
         self.run_id = PLANNED_ID + self.folder.recording_id
         self.is_recorded = False
@@ -118,14 +72,20 @@ class PlannedRun:
         self._links: Links | None = None
         self._is_over = False
         self._tags: dict[str, str] = {}
-        self._kept: dict[str, Path | str] = {}
-        """Texts, and the paths of files, by their paths among the artifacts."""
-        texts = {key: str(value) for key, value in params.items()}
-        plan = Plan(
-            *(self.folder.recording_id, experiment, run_name, texts, dict(tags), now_ms(), parent_run_id, sys.argv[0])
+        self._kept: dict[str, Path | bytes] = {}
+        """What is in the artifacts, or the path of a large one, by their paths there."""
+        self._spec = RunSpec(
+            self.folder.recording_id,
+            experiment,
+            run_name,
+            {key: encodable(str(value)) for key, value in params.items()},
+            {key: encodable(text) for key, text in tags.items()},
+            now_ms(),
+            parent_run_id,
+            encodable(sys.argv[0]),
         )
         try:
-            write_plan(self.folder, plan)
+            write_spec(self.folder, self._spec)
         except OSError as error:
             self.discard()
             raise ConfigError(f"`folder` must be a place where lrtape can write, but is not ({error}).") from error
@@ -157,15 +117,15 @@ class PlannedRun:
 
     def log_text(self, text: str, path: str) -> None:
         """Keep `text` for the artifact `path`. A failure is warned about, as in all that follow."""
-        self._kept[path] = text
         with _warning_of_failure(f"keep {path}"):
+            self._kept[path] = encodable(text).encode()
             self._keep(path)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file for `folder` of the artifacts. It may be replaced later, but not be written to."""
         name = f"{folder}/{path.name}" if folder else path.name
-        self._kept[name] = path
         with _warning_of_failure(f"keep {path}"):
+            self._kept[name] = path.read_bytes() if path.stat().st_size <= MAX_HELD_BYTES else path
             try:
                 self._keep(name)
             except OSError:  # The disk is full: this process has to upload it.
@@ -177,31 +137,34 @@ class PlannedRun:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Keep tags, which the run gets before it ends."""
-        self._tags |= {key: text[:MAX_TAG_CHARACTERS] for key, text in tags.items()}
+        self._tags |= {key: encodable(text)[:MAX_TAG_CHARACTERS] for key, text in tags.items()}
         with _warning_of_failure(f"keep the tags {sorted(tags)}"):
             self.folder.save_tags(self._tags)
 
     def log_datasets(self, datasets: Sequence[LoggedDataset]) -> None:
         """Keep what the training trains on for the run; called before it is recorded."""
         with _warning_of_failure("keep what the data are"):
-            write_plan(self.folder, replace(read_plan(self.folder), datasets=list(datasets)))
+            said = read_spec(self.folder) if self.folder.run_spec.exists() else self._spec  # with MLflow's own tags
+            self._spec = replace(said, datasets=list(datasets))
+            write_spec(self.folder, self._spec)
 
     def restore(self) -> None:
-        """Keep once more what is still known, where somebody has deleted the folder; before the recording ends."""
-        if self._tags:
-            self.set_tags({})
-        for path, source in self._kept.items():
-            if isinstance(source, str) or source.exists():
-                with _warning_of_failure(f"keep {path}"):
-                    self._keep(path)
+        """Keep everything once more, where somebody has deleted the folder; before the recording ends."""
+        with _warning_of_failure("keep what the run is"):
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            write_spec(self.folder, self._spec)
+            self.folder.save_tags(self._tags)
+        for path in self._kept:
+            with _warning_of_failure(f"keep {path}"):
+                self._keep(path)
 
     def _keep(self, path: str) -> None:
         """Keep an artifact, which appears in one piece: it may be uploaded at once."""
         source, target, new = self._kept[path], self.folder.artifacts / path, self.folder.path / "artifact.new"
         target.parent.mkdir(parents=True, exist_ok=True)
         new.unlink(missing_ok=True)
-        if isinstance(source, str):
-            new.write_text(source, encoding="utf-8")
+        if isinstance(source, bytes):
+            new.write_bytes(source)
         else:
             try:
                 os.link(source, new)  # A checkpoint may be large.
@@ -215,7 +178,7 @@ class PlannedRun:
         return self.folder.model
 
     def finish(self, status: Status) -> None:
-        """End a run that was never recorded; any other is left to whoever ships the spool."""
+        """End a run that was never recorded, once; any other is left to whoever ships the spool."""
         self._finish_unrecorded(status, None)
 
     def _finish_unrecorded(self, status: Status, error: BaseException | None) -> None:
@@ -230,7 +193,7 @@ class PlannedRun:
             with _warning_of_failure(f"set run {self.run_id} to {status}"):
                 run = MlflowRun.join(self.run_id, self.tracking_uri, is_owned=True)
                 with _warning_of_failure("hand over all that belongs to the run"):
-                    run.put_tags({**self._tags, **error_tag(error)})
+                    run.put_tags({**self._tags, **({ERROR: text} if (text := error_text(error)) else {})})
                     note_datasets(self.folder, run)
                     upload_artifacts(self.folder, run)
                 run.finish(status)
@@ -243,7 +206,7 @@ class PlannedRun:
         """Lines for people: where the run is."""
         if self._links is not None:
             return self._links.how_to_look(self._views)
-        if self.folder.plan.exists():
+        if self.folder.run_spec.exists():
             return f"The run is still to be created: {self.folder.rescue_command}"
         return "The tracking store came back while training, and has the run now."
 

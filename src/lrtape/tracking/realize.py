@@ -11,11 +11,13 @@ from mlflow.tracking.context.registry import resolve_tags
 from lrtape.errors import TrackingError
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.mlflow_run import MlflowRun
-from lrtape.tracking.planned_run import PLANNED_ID, Plan, read_plan, write_plan
+from lrtape.tracking.planned_run import PLANNED_ID
 from lrtape.tracking.run_colors import next_color
+from lrtape.tracking.run_spec import RunSpec, read_spec, write_spec
 from lrtape.tracking.store import experiment_id, opening
-from lrtape.tracking.tags import MAX_TAG_CHARACTERS, PARENT_RUN_ID, PLANNED, RECORDING
+from lrtape.tracking.tags import COMPLETE, MAX_TAG_CHARACTERS, PARENT_RUN_ID, PLANNED, RECORDING
 from lrtape.tracking.uri import mask_credentials
+from lrtape.trials import RUNNING
 
 
 def create(folder: SpoolFolder, tracking_uri: str, is_second_try: bool = False) -> MlflowRun:
@@ -32,29 +34,29 @@ def create(folder: SpoolFolder, tracking_uri: str, is_second_try: bool = False) 
         ConfigError: see `MlflowRun.create`.
         TrackingError: see there.
     """
-    plan = read_plan(folder)
-    with _started_as(plan.main_file):
-        plan = replace(plan, tags=_of_this_process(plan))
-        write_plan(folder, plan)
-        if is_second_try and (run := _look_for(plan, tracking_uri)) is not None:
+    spec = read_spec(folder)
+    with _started_as(spec.main_file):
+        spec = replace(spec, tags=_of_this_process(spec))
+        write_spec(folder, spec)
+        if is_second_try and (run := _look_for(spec, tracking_uri)) is not None:
             return run
-        tags = {**plan.tags, RECORDING: plan.recording_id}
-        return MlflowRun.create(tracking_uri, plan.experiment, plan.run_name, plan.params, tags, plan.parent_run_id)
+        tags = {**spec.tags, RECORDING: spec.recording_id}
+        return MlflowRun.create(tracking_uri, spec.experiment, spec.run_name, spec.params, tags, spec.parent_run_id)
 
 
-def _look_for(plan: Plan, tracking_uri: str) -> MlflowRun | None:
+def _look_for(spec: RunSpec, tracking_uri: str) -> MlflowRun | None:
     with opening(tracking_uri):
         client = MlflowClient(tracking_uri=tracking_uri)
-        run_id = _find(client, experiment_id(client, plan.experiment, tracking_uri), RECORDING, plan.recording_id)
+        run_id = _find(client, experiment_id(client, spec.experiment, tracking_uri), spec.recording_id)
         if run_id is None:
             return None
         run = MlflowRun(tracking_uri, run_id, is_owned=True)
-        run.log_params(plan.params)
+        run.log_params(spec.params)
     return run
 
 
-def _of_this_process(plan: Plan) -> dict[str, str]:
-    return {key: mask_credentials(text)[:MAX_TAG_CHARACTERS] for key, text in resolve_tags(plan.tags).items()}
+def _of_this_process(spec: RunSpec) -> dict[str, str]:
+    return {key: mask_credentials(text)[:MAX_TAG_CHARACTERS] for key, text in resolve_tags(spec.tags).items()}
 
 
 @contextlib.contextmanager
@@ -79,24 +81,29 @@ def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
         ConfigError: its experiment was deleted.
         TrackingError: the store does not answer, or refuses.
     """
-    plan = read_plan(folder)
+    spec = read_spec(folder)
     with opening(tracking_uri):
         client = MlflowClient(tracking_uri=tracking_uri)
-        experiment = experiment_id(client, plan.experiment, tracking_uri)
-        run_id = _find(client, experiment, PLANNED, plan.recording_id)
+        experiment = experiment_id(client, spec.experiment, tracking_uri)
+        run_id = _find(client, experiment, spec.recording_id)
         if run_id is None:
-            parent = {} if plan.parent_run_id is None else {PARENT_RUN_ID: plan.parent_run_id}
-            own = {PLANNED: plan.recording_id, RECORDING: plan.recording_id}
-            tags = next_color(client, experiment) | plan.tags | parent | own
-            run_id = client.create_run(experiment, plan.start_ms, tags, plan.run_name).info.run_id
+            parent = {} if spec.parent_run_id is None else {PARENT_RUN_ID: spec.parent_run_id}
+            own = {PLANNED: spec.recording_id, RECORDING: spec.recording_id}
+            tags = next_color(client, experiment) | spec.tags | parent | own
+            run_id = client.create_run(experiment, spec.start_ms, tags, spec.run_name).info.run_id
+        elif COMPLETE not in client.get_run(run_id).data.tags:  # Whoever has created it has given it up.
+            client.update_run(run_id, status=RUNNING)
         run = MlflowRun(tracking_uri, run_id)
-        run.log_params(plan.params)
+        run.log_params(spec.params)
     return run
 
 
-def _find(client: MlflowClient, experiment: str, tag: str, recording_id: str) -> str | None:
-    found = client.search_runs([experiment], f"tags.`{tag}` = '{recording_id}'")
-    return str(found[0].info.run_id) if found else None
+def _find(client: MlflowClient, experiment: str, recording_id: str) -> str | None:
+    for tag in (PLANNED, RECORDING):  # The second one alone has a run that `create` has made, and was not resumed.
+        found = client.search_runs([experiment], f"tags.`{tag}` = '{recording_id}'")
+        if found:
+            return str(found[0].info.run_id)
+    return None
 
 
 def find_realized(run_id: str, experiment: str, tracking_uri: str) -> str:
@@ -116,7 +123,7 @@ def find_realized(run_id: str, experiment: str, tracking_uri: str) -> str:
     recording_id = run_id.removeprefix(PLANNED_ID)
     with opening(tracking_uri):
         client = MlflowClient(tracking_uri=tracking_uri)
-        found = _find(client, experiment_id(client, experiment, tracking_uri), PLANNED, recording_id)
+        found = _find(client, experiment_id(client, experiment, tracking_uri), recording_id)
     if found is None:
         raise TrackingError(
             f"the run must be in the store, but was only planned, and {mask_credentials(tracking_uri)} has none of "

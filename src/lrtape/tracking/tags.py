@@ -76,10 +76,18 @@ LOGGED_TABLES = "mlflow.loggedArtifacts"
 """The artifacts that the UI shows as tables, as `MlflowClient.log_table` notes them."""
 
 
-def error_tag(error: BaseException | None) -> dict[str, str]:
-    """What a run says of what has ended its training; nothing where that was no failure."""
+def encodable(text: str) -> str:
+    """The text, with what has no encoding escaped: bytes of a path that are not UTF-8, say."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def error_text(error: BaseException | None) -> str:
+    """What a run says of what has ended its training; nothing where that was no failure. Never raises."""
     if not isinstance(error, Exception) or isinstance(error, PrunedError):
-        return {}
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    text = f"{type(error).__name__}: {error}{notes}"
-    return {ERROR: mask_credentials(text)[:MAX_ERROR_CHARACTERS]}
+        return ""
+    try:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        text = f"{type(error).__name__}: {error}{notes}"
+    except Exception:  # noqa: BLE001 - an exception of a user's may not be able to say what it is
+        text = type(error).__name__
+    return encodable(mask_credentials(text))[:MAX_ERROR_CHARACTERS]
