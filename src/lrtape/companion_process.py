@@ -202,6 +202,7 @@ class CompanionProcess:
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None  # noqa: S101 - it was asked for
             pipe.close()
+        self._complaints.close()
         self._process.returncode = 0  # or Popen would warn that it is still running
 
 
