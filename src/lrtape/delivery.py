@@ -162,7 +162,10 @@ def _await_model(folder: SpoolFolder, writer: Writer, shipped: Shipped) -> Shipp
 
 def _open(folder: SpoolFolder, header: Header, tracking_uri: str) -> MlflowRun:
     """The run; it is created if it was only planned, and its recording begun if that was left to the shipper."""
-    run = MlflowRun.join(header.run_id, tracking_uri) if header.run_id else realize(folder, tracking_uri)
+    run_id = header.run_id or folder.load_progress().run_id
+    run = MlflowRun.join(run_id, tracking_uri) if run_id else realize(folder, tracking_uri)
+    if not run_id:
+        folder.save_progress(dataclasses.replace(folder.load_progress(), run_id=run.run_id))
     if folder.run_spec.exists():
         run.begin_recording(header.recording_id, header.record)
     return run

@@ -34,6 +34,7 @@ class Progress:
         rest_sent: whether the last steps of a recording that ended without a word are stored, too; see
             `lrtape.selection.Selection.rest`.
         complete: whether everything is stored and was compared; the spool is there only because it shall be kept.
+        run_id: of a run that the spool does not know, as it was created later.
     """
 
     offset: int = 0
@@ -44,6 +45,7 @@ class Progress:
     compared: bool = False
     rest_sent: bool = False
     complete: bool = False
+    run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import torch
 from mlflow import MlflowClient
 
 import lrtape
+from lrtape.cli.status import status
 from lrtape.errors import ConfigError, TrackingError
 from lrtape.recover import recover
 from lrtape.tape import Status
@@ -89,3 +90,20 @@ def test_a_folder_that_cannot_be_written_is_refused(store: str, tmp_path: Path) 
     (tmp_path / "taken").write_text("")
     with pytest.raises(ConfigError, match="`folder` must be a place where lrtape can write"):
         plan(tmp_path / "taken")
+
+
+def test_a_spool_that_is_kept_says_which_run_it_has_become(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Created later, by who ships it: `lrtape status` and the training name it, and no command that has nothing to do."""
+    run = PlannedRun(Path(".lrtape"), store, "mine", "steplr", {"lr": 0.1}, {})
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    with lrtape.attach(optimizer, run=run, keep_spool=True):
+        optimizer.step()
+    client = MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment is not None
+    (created,) = client.search_runs([experiment.experiment_id])
+
+    assert created.info.status == "FINISHED"
+    status(Path(".lrtape"))
+    assert f"run {created.info.run_id}, kept and complete" in capsys.readouterr().out
+    assert "has the run now" in run.how_to_look()

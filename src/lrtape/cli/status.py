@@ -61,7 +61,7 @@ def _state(folder: SpoolFolder) -> str:
         fate = f"its training ended as {end.status}" if end is not None else "its training is dead"
         doing = f"{fate}, {'waiting' if is_left_behind else 'being stored'}"
     text = (
-        f"run {header.run_id or 'still to be created'}, {doing}, {n_recorded:,} values recorded{due}, "
+        f"run {header.run_id or progress.run_id or 'still to be created'}, {doing}, {n_recorded:,} values recorded{due}, "
         f"{progress.points:,} stored, {n_left:,} not yet"
     )
     if oldest_ms is not None:

@@ -206,7 +206,7 @@ class PlannedRun:
         """Lines for people: where the run is."""
         if self._links is not None:
             return self._links.how_to_look(self._views)
-        if self.folder.run_spec.exists():
+        if self.folder.run_spec.exists() and not self.folder.load_progress().run_id:
             return f"The run is still to be created: {self.folder.rescue_command}"
         return "The tracking store came back while training, and has the run now."
 
