@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_written_is_refused(store: str, tmp_path: Path) 
 
 
 def test_a_spool_that_is_kept_says_which_run_it_has_become(store: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Created later, by who ships it: `lrtape status` and the training name it, and no command that has nothing to do."""
+    """Created later, by who ships it: nobody is sent to a command that has nothing to do."""
     run = PlannedRun(Path(".lrtape"), store, "mine", "steplr", {"lr": 0.1}, {})
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     with lrtape.attach(optimizer, run=run, keep_spool=True):

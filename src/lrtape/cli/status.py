@@ -60,10 +60,8 @@ def _state(folder: SpoolFolder) -> str:
     else:
         fate = f"its training ended as {end.status}" if end is not None else "its training is dead"
         doing = f"{fate}, {'waiting' if is_left_behind else 'being stored'}"
-    text = (
-        f"run {header.run_id or progress.run_id or 'still to be created'}, {doing}, {n_recorded:,} values recorded{due}, "
-        f"{progress.points:,} stored, {n_left:,} not yet"
-    )
+    run = header.run_id or progress.run_id or "still to be created"
+    text = f"run {run}, {doing}, {n_recorded:,} values recorded{due}, {progress.points:,} stored, {n_left:,} not yet"
     if oldest_ms is not None:
         text += f", the oldest for {_duration((now_ms() - oldest_ms) / 1000)}"
     if end is not None and end.lost:
