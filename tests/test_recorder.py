@@ -165,6 +165,36 @@ def test_an_lr_that_changes_within_a_step_is_a_finding() -> None:
     assert [(finding.code, finding.key, finding.step) for finding in recorder.findings] == [(AMBIGUOUS_LR, "lr/a", 0)]
 
 
+def halve(optimizer: torch.optim.Optimizer, closure: Any = None) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] /= 2
+    return 0.0
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["closure", "closure-by-name"])
+def test_an_lr_that_a_closure_changes_is_a_finding(by_name: bool) -> None:
+    """Torch's own optimizers change no lr, and are not looked at again, unless they run somebody else's code."""
+    optimizer = torch.optim.SGD(two_groups(), lr=1.0)
+    recorder, memory = recording(optimizer)
+    args, kwargs = ((), {"closure": lambda: halve(optimizer)}) if by_name else ((lambda: halve(optimizer),), {})
+    with pytest.warns(UserWarning, match="lr/a changed from 1.0 to 0.5 while step 0 ran"):
+        optimizer.step(*args, **kwargs)
+
+    assert memory.lrs == [[1.0, 1.0]]
+    assert [finding.code for finding in recorder.findings] == [AMBIGUOUS_LR]
+
+
+def test_an_lr_that_a_replaced_step_changes_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of torch's is torch's own only as long as its ``step()`` is."""
+    monkeypatch.setattr(torch.optim.Adagrad, "step", halve)
+    optimizer = torch.optim.Adagrad(two_groups(), lr=1.0)
+    _, memory = recording(optimizer)
+    with pytest.warns(UserWarning, match="lr/a changed from 1.0 to 0.5 while step 0 ran"):
+        optimizer.step()
+
+    assert memory.lrs == [[1.0, 1.0]]
+
+
 def test_a_group_added_later_starts_its_own_curve() -> None:
     """A new group gets a key of its own, and no other group is renamed."""
     optimizer = torch.optim.SGD(two_groups(), lr=1.0)

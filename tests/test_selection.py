@@ -170,7 +170,7 @@ def test_few_rows_are_needed(spool: Callable[..., list[Point]]) -> None:
     """Of a thousand steps with one change of one group: the first, both sides, the last; of the other, two."""
     records = [Record(0, step, step, [0.1 if step < 400 else 0.01, 0.5]) for step in range(1000)]
     points = spool(*records)
-    tape = Tape(Point(key, step, step, lr) for _, step, _, lrs in records for key, lr in zip(KEYS, lrs, strict=True))
+    tape = Tape(Point(key, r.step, r.step, lr) for r in records for key, lr in zip(KEYS, r.lrs, strict=True))
 
     assert must_have(tape, CHANGES, False) == Tape(points)
     assert steps(points, "lr/a") == [0, 399, 400, 999]

@@ -2,7 +2,7 @@
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from itertools import compress
 from sys import modules
 from time import perf_counter_ns, time_ns
@@ -25,8 +25,11 @@ SAMPLE_MASK = 0x3F
 """One step of 64 is timed; never the first, which has more to do."""
 MAX_SAMPLES = 1000
 
-# Record(...) goes through Python code, at twice the time.
-_new = tuple.__new__
+
+def _step_is_torchs(optimizer_class: type[Optimizer]) -> bool:
+    """Whether its ``step()`` is torch's, which changes no lr."""
+    homes = (optimizer_class.__module__, getattr(optimizer_class.step, "__module__", ""))
+    return all(home.startswith("torch.optim") for home in homes)
 
 
 class FrameWriter(Protocol):
@@ -106,6 +109,7 @@ class Recorder:
         "_param_groups",
         "_renamed",
         "_resumes",
+        "_step_is_torchs",
         "_tend",
         "_told",
         "_told_groups",
@@ -161,6 +165,7 @@ class Recorder:
         self.is_on = False
         self._late = LateSteps(devices, self._arrived)
         self._is_plain = True
+        self._step_is_torchs = False
         self._has_begun: bool | None = None
         self._lrs: list[float] | LateStep | None = None
         self._told_groups: tuple[Group, ...] | None = None
@@ -182,6 +187,7 @@ class Recorder:
         optimizer = self._optimizer()
         if optimizer is not None:
             self._hooks = StepHooks(optimizer, self)
+            self._step_is_torchs = _step_is_torchs(type(optimizer))
             self.is_on = True
 
     @property
@@ -270,7 +276,7 @@ class Recorder:
         if sampled:
             self._before_ns = perf_counter_ns() - begin
 
-    def after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
+    def after_step(self, optimizer: Optimizer, args: Sized, kwargs: object) -> None:
         """See `lrtape.step_hooks.Watcher`."""
         lrs = self._lrs
         if lrs is None:
@@ -287,11 +293,13 @@ class Recorder:
                 if self.moving_groups is self._told_groups:  # _commit(), without the call
                     step = self.steps
                     self.steps = step + 1
-                    self.last = record = _new(Record, (self._index, step, time_ms, lrs))
+                    self.last = record = Record(self._index, step, time_ms, lrs)
                     self._write(record)
                 else:
                     self._commit(self.moving_groups, time_ms, lrs)
-                if lrs != [group["lr"] for group in self._moving]:
+                # Only a closure can have changed an lr in a step of torch's own.
+                is_settled = self._step_is_torchs and len(args) < 2 and not kwargs
+                if not is_settled and lrs != [group["lr"] for group in self._moving]:
                     self._lr_changed(lrs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the training goes on
             self._cannot_record(optimizer, error)
@@ -305,7 +313,7 @@ class Recorder:
             self._tell_groups(groups, time_ms)
         step = self.steps
         self.steps = step + 1
-        self.last = record = _new(Record, (self._index, step, time_ms, lrs))
+        self.last = record = Record(self._index, step, time_ms, lrs)
         if self._told_groups is not None:
             self._write(record)
 

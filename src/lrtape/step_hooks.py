@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.hooks import RemovableHandle
 
 DYNAMO = "torch._dynamo"
@@ -116,7 +117,7 @@ class _Hooks(MutableMapping[int, Any]):
 
     def values(self) -> Any:
         """What torch goes through."""
-        if self._view is not None:
+        if self._view is not None and _global_optimizer_pre_hooks:
             return self._view
         return self._order if len(self.registered) == self._n else self.order()  # without a call, in every step
 

@@ -17,6 +17,8 @@ from operator import le
 from time import time_ns
 from typing import Literal, NamedTuple, Self
 
+import msgspec
+
 from lrtape.errors import PrunedError, RankKilledError
 
 Severity = Literal["error", "warning", "note"]
@@ -44,8 +46,8 @@ class Status(StrEnum):
         return cls.KILLED if isinstance(error, KeyboardInterrupt | PrunedError | RankKilledError) else cls.FAILED
 
 
-class Record(NamedTuple):
-    """What one optimizer step used. A named tuple, not a dataclass: it is built in every step, four times faster.
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one optimizer step used. Built in every step: a struct is made in half the time of a named tuple.
 
     Attributes:
         optimizer_index: of the optimizer in its session, from 0.
