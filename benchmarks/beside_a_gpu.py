@@ -24,8 +24,9 @@ from pathlib import Path
 
 import torch
 
+from gpu.frameworks import Ignite, Lightning, Transformers
 from gpu.training import N_WARM, Training, width_of_step
-from gpu.ways import Lightning, LogMetrics, LogMetricsAsync, Lrtape, Way
+from gpu.ways import Autolog, LogMetric, LogMetrics, LogMetricsAsync, Lrtape, Way
 from lrtape.overhead import Quartiles
 
 STEP_S = 10e-3
@@ -33,10 +34,14 @@ N_TRACED = 20
 """Steps in which the waits are counted."""
 KINDS = ("a number", "a tensor on the GPU")
 WAYS: dict[str, tuple[type[Way], int]] = {
-    "lrtape": (Lrtape, 9),
-    "`mlflow.log_metrics` at every step": (LogMetrics, 5),
+    "lrtape, `attach(optimizer)`": (Lrtape, 9),
+    "lrtape, `autolog()`": (Autolog, 5),
+    "`mlflow.log_metric`": (LogMetric, 3),
+    "`mlflow.log_metrics`": (LogMetrics, 5),
     "`mlflow.log_metrics(synchronous=False)`": (LogMetricsAsync, 5),
-    "Lightning `LearningRateMonitor` + `MLFlowLogger`": (Lightning, 5),
+    "Lightning, `LearningRateMonitor`": (Lightning, 5),
+    "Ignite, `OptimizerParamsHandler`": (Ignite, 5),
+    "HF Trainer, `MLflowCallback`": (Transformers, 5),
 }
 """With the number of pairs."""
 
@@ -102,7 +107,7 @@ def main() -> None:
         sys.exit("not run: torch finds no CUDA")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    packages = ("lrtape", "torch", "mlflow", "sqlalchemy", "msgspec", "lightning")
+    packages = ("lrtape", "torch", "mlflow", "sqlalchemy", "msgspec", "lightning", "pytorch-ignite", "transformers")
     gpu = "No GPU"
     if options.device == "cuda":
         gpu = f"{torch.cuda.get_device_name()}, driver {driver()}, CUDA {torch.version.cuda}"

@@ -1,15 +1,14 @@
 """Ways to log the lr of every group at every step, into one store."""
 
 import abc
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import mlflow
-import torch
 from mlflow import MlflowClient
 
+import lrtape
 from gpu.training import N_WARM, NAMES, Clock, Cost, Training
 from lrtape.attaching import attach
 from lrtape.tape import Status
@@ -34,6 +33,9 @@ class Way(abc.ABC):
     """
 
     keys = [f"lr/{name}" for name in NAMES]
+    """Metrics of the groups, in their order; fewer where it logs fewer."""
+    first_step = 0
+    """The number that a loop's first step has in the store."""
 
     def __init__(self, uri: str, folder: Path, training: Training) -> None:
         self.uri, self.folder, self.training = uri, folder, training
@@ -71,11 +73,12 @@ class Way(abc.ABC):
             for n_steps in loops:
                 for whole, part in zip(used, self.training.used(n_steps), strict=True):
                     whole += part
-            for key, lrs in zip(self.keys, used, strict=True):
+            expected += sum(map(len, used))
+            for key, lrs in zip(self.keys, used, strict=False):
                 history = client.get_metric_history(run_id, key)
                 rows += len(history)
-                expected += len(lrs)
-                wrong += sum(not 0 <= row.step < len(lrs) or row.value != lrs[row.step] for row in history)
+                by_step = dict(enumerate(lrs, self.first_step))
+                wrong += sum(by_step.get(row.step) != row.value for row in history)
         return Stored(rows, expected, wrong)
 
 
@@ -109,10 +112,29 @@ class Lrtape(Way):
         return self._session.us_per_step
 
 
+class Autolog(Way):
+    """``lrtape.autolog()`` within ``with mlflow.start_run()``: each loop has a run and a shipper of its own."""
+
+    def __enter__(self) -> Self:
+        mlflow.set_tracking_uri(self.uri)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Every run is over."""
+
+    def logging(self, n_steps: int, clock: Clock | None = None) -> Cost:
+        """See `Way.logging`."""
+        with mlflow.start_run() as run:
+            self.logged[run.info.run_id] = [n_steps]
+            lrtape.autolog()
+            try:
+                return self.training.loop(n_steps, clock=clock)
+            finally:
+                lrtape.autolog(disable=True)
+
+
 class LogMetrics(Way):
     """``mlflow.log_metrics`` before every step; what lies on the GPU has to be read for it."""
-
-    synchronous = True
 
     def __enter__(self) -> Self:
         mlflow.set_tracking_uri(self.uri)
@@ -121,8 +143,7 @@ class LogMetrics(Way):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.synchronous:
-            mlflow.flush_async_logging()
+        mlflow.flush_async_logging()
         mlflow.end_run()
 
     def logging(self, n_steps: int, clock: Clock | None = None) -> Cost:
@@ -133,73 +154,27 @@ class LogMetrics(Way):
 
         def log(step: int) -> None:
             lrs = {key: float(group["lr"]) for key, group in zip(self.keys, groups, strict=True)}
-            mlflow.log_metrics(lrs, step=first + step, synchronous=self.synchronous)
+            self.log(lrs, first + step)
 
         return self.training.loop(n_steps, log, clock)
+
+    def log(self, lrs: dict[str, float], step: int) -> None:
+        """Of one step."""
+        mlflow.log_metrics(lrs, step=step, synchronous=True)
 
 
 class LogMetricsAsync(LogMetrics):
     """``log_metrics(synchronous=False)``."""
 
-    synchronous = False
+    def log(self, lrs: dict[str, float], step: int) -> None:
+        """See `LogMetrics.log`."""
+        mlflow.log_metrics(lrs, step=step, synchronous=False)
 
 
-class Lightning(Way):
-    """Lightning's ``LearningRateMonitor`` with its ``MLFlowLogger``, against Lightning without both."""
+class LogMetric(LogMetrics):
+    """``mlflow.log_metric``, four times."""
 
-    keys = [f"lr-AdamW/{name}" for name in NAMES]
-
-    def __exit__(self, *_: object) -> None:
-        """Its logger has stored everything within each loop."""
-
-    def bare(self, n_steps: int, clock: Clock | None = None) -> Cost:
-        """See `Way.bare`."""
-        return self._fit(n_steps, clock, logger=False)
-
-    def logging(self, n_steps: int, clock: Clock | None = None) -> Cost:
-        """See `Way.logging`."""
-        lightning: Any = importlib.import_module("lightning.pytorch")
-        loggers: Any = importlib.import_module("lightning.pytorch.loggers")
-        logger = loggers.MLFlowLogger(tracking_uri=self.uri)
-        monitor = lightning.callbacks.LearningRateMonitor(logging_interval="step")
-        cost = self._fit(n_steps, clock, logger=logger, callbacks=[monitor])
-        self.logged[logger.run_id] = [n_steps]
-        return cost
-
-    def _fit(self, n_steps: int, given: Clock | None, **options: Any) -> Cost:
-        lightning: Any = importlib.import_module("lightning.pytorch")
-        training, costs = self.training, []
-        clock = given or Clock(training.device, n_steps, traces=False)
-        training.begin_again()
-
-        class Module(lightning.LightningModule):  # type: ignore[misc]
-            def __init__(self) -> None:
-                super().__init__()
-                self.net = training.model
-
-            def configure_optimizers(self) -> Any:
-                # The monitor wants a scheduler; this one is stepped when everything is over.
-                idle = torch.optim.lr_scheduler.StepLR(training.optimizer, 1)
-                return [training.optimizer], [{"scheduler": idle, "interval": "epoch"}]
-
-            def training_step(self, batch: Any, index: int) -> Any:  # noqa: ARG002
-                return self.net(training.batch).square().mean()
-
-            def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:  # noqa: ARG002
-                training.schedule()
-                clock.step(index)
-                if index == N_WARM + n_steps - 1:
-                    costs.append(clock.end())
-
-        trainer = lightning.Trainer(
-            accelerator="gpu" if training.device == "cuda" else "cpu",
-            devices=1,
-            max_steps=N_WARM + n_steps,
-            log_every_n_steps=1,
-            enable_progress_bar=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            **options,
-        )
-        trainer.fit(Module(), torch.utils.data.DataLoader(torch.zeros(N_WARM + n_steps, 1)))  # type: ignore[arg-type]
-        return costs[0]
+    def log(self, lrs: dict[str, float], step: int) -> None:
+        """See `LogMetrics.log`."""
+        for key, lr in lrs.items():
+            mlflow.log_metric(key, lr, step=step)
