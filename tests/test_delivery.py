@@ -204,7 +204,7 @@ def test_a_run_that_is_gone_is_refused(store: str) -> None:
 
 def test_what_was_refused_is_never_called_complete(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by a second delivery either, and not on a tape that is too long to be compared; once it is mended, it is."""
-    monkeypatch.setattr("lrtape.delivery.MAX_COMPARED_POINTS", 5)
+    monkeypatch.setattr("lrtape.verification.MAX_COMPARED_POINTS", 5)
     left = Left(store, End(Status.FINISHED))
     send = MlflowSink.send
 

@@ -5,40 +5,32 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrtape.compare import Comparison, allow, compare
 from lrtape.errors import TrackingError
-from lrtape.keys import LR, LR_LOG10
-from lrtape.recording_options import CHANGES, EVERY_STEP
 from lrtape.run_page.run_page import RunPage
-from lrtape.selection import Selection
-from lrtape.shipper import Patience, Shipped, Writer, send_by_key, ship
+from lrtape.shipper import Patience, Shipped, Writer, ship
 from lrtape.spool import Header, SpoolReader
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Finding, GroupLayout, Point, Record, Status, Tape
+from lrtape.tape import Finding, GroupLayout, Point, Record, Status
 from lrtape.tape_file import write_tape
 from lrtape.tracking.artifacts import TAPE_FOLDER, TAPE_NAME
 from lrtape.tracking.dashboard import SeedingSink, seed_dashboard, views_of
-from lrtape.tracking.history import History
 from lrtape.tracking.kept import note_datasets, upload_artifacts
 from lrtape.tracking.logged_model import put_model
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.mlflow_sink import MlflowSink
 from lrtape.tracking.realize import realize
 from lrtape.tracking.refusals import explain
-from lrtape.tracking.sink import RefusedError, Sink
+from lrtape.tracking.sink import RefusedError
 from lrtape.tracking.store import asking
 from lrtape.tracking.tags import ERROR
 from lrtape.tracking.uri import mask_credentials
+from lrtape.verification import verify
 
-MAX_COMPARED_POINTS = 200_000
-"""Reading a row back takes about 40 us. What was acknowledged of a longer tape is believed; see ``lrtape verify``."""
-COMPARED_AT_ONCE = 5_000
-"""Points: about 10 MB."""
 UPLOAD_ATTEMPTS = 3
 UPLOAD_PAUSE_S = 2.0
 LOOK_S = 0.01
@@ -100,7 +92,7 @@ def deliver(folder: SpoolFolder, tracking_uri: str, writer: Writer, give_up_s: f
                 _note(run, header, shipped, shipped.error)
                 _settle(folder, run, header, shipped)
             return Delivery(shipped.points, False, shipped.error)
-        verdict = patience.until_done(lambda: _verify(folder, run, sink, shipped), failing)
+        verdict = patience.until_done(lambda: verify(folder, run, sink, shipped), failing)
         not_uploaded = _upload(folder, header, run)
         patience.until_done(lambda: _note(run, header, shipped, verdict.problem), failing)
         is_shown = folder.model_due() is not None
@@ -181,72 +173,6 @@ def _note_data(folder: SpoolFolder, header: Header, run: MlflowRun) -> tuple[str
     if header.run_id:  # Else the spool would be nobody's.
         folder.run_spec.unlink(missing_ok=True)
     return "", False
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """How many points are stored, and what is wrong; `can_be_mended` where another delivery may set it right."""
-
-    points: int
-    problem: str
-    can_be_mended: bool
-    refused_keys: tuple[str, ...]
-
-
-def _verify(folder: SpoolFolder, run: MlflowRun, sink: Sink, shipped: Shipped) -> _Verdict:
-    """Compare every row, and send what is missing once more; of a long tape, only what the store has refused before.
-
-    Raises:
-        TrackingError: it is still missing, although nothing was refused; what answers may not be the store at all.
-    """
-    tape = _compared(folder, shipped)
-    comparison = _compare(tape, folder, run)
-    refused: Mapping[str, tuple[int, str]] = {}
-    n_missing = len(comparison.missing)
-    if comparison.missing:
-        refused = send_by_key(comparison.missing, sink)
-        comparison = _compare(tape, folder, run)
-        if not refused and comparison.missing:
-            raise TrackingError(
-                f"the store has acknowledged values that it does not have: {'; '.join(comparison.differences())}"
-            )
-    texts = [f"The store refuses the values of {key}: {text}" for key, (_, text) in refused.items()]
-    lost = shipped.end.lost if shipped.end is not None else 0
-    if lost:
-        texts.append(
-            f"{lost} records could not be written to {folder.path} and are lost: its disk was full. Choose a `folder` "
-            "on a disk with room."
-        )
-    texts += [f"{text}." for text in comparison.differences()]
-    is_whole = shipped.points <= MAX_COMPARED_POINTS
-    points = (comparison.n_recorded if is_whole else shipped.points + n_missing) - len(comparison.missing)
-    return _Verdict(points, " ".join(texts), bool(refused or comparison.missing), tuple(refused))
-
-
-def _compared(folder: SpoolFolder, shipped: Shipped) -> Tape:
-    """What is to be compared with the store."""
-    refused = {*folder.load_progress().refused_keys, *shipped.refused}
-    with SpoolReader(folder.spool) as reader:
-        points = Selection(reader).points(is_over=True)
-        is_whole = shipped.points <= MAX_COMPARED_POINTS
-        return Tape(point for point in points if is_whole or point.key in refused)
-
-
-def _compare(tape: Tape, folder: SpoolFolder, run: MlflowRun) -> Comparison:
-    history = History(run.run_id, run.tracking_uri)
-    comparison = sum(
-        (compare(key, series, history.each_point(key, COMPARED_AT_ONCE)) for key, series in tape.items()), Comparison()
-    )
-    with SpoolReader(folder.spool) as reader:
-        header = reader.header
-        if header.record == CHANGES and (surplus := [*comparison.foreign, *comparison.unrecorded]):
-            wanted = {(point.key, point.step) for point in surplus}
-            recorded = Selection(reader, EVERY_STEP).points(is_over=True)
-            comparison = allow(comparison, Tape(point for point in recorded if (point.key, point.step) in wanted))
-    # Of a key that is not lrtape's own, another recording of the run, or anybody, may log what it likes.
-    own = (LR, LR_LOG10) if header.lr_log10 else (LR,)
-    foreign = [point for point in comparison.foreign if point.key.startswith(own)]
-    return dataclasses.replace(comparison, foreign=foreign)
 
 
 def _upload(folder: SpoolFolder, header: Header, run: MlflowRun) -> str:
