@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "lrtape"
 LAYERS = [
     [
         "errors",
+        "forks",
         "tape",
         "keys",
         "arithmetic",

@@ -15,6 +15,7 @@ import torch
 from mlflow import MlflowClient
 
 from lrtape import companion
+from lrtape.cli.status import status
 from lrtape.companion_process import CompanionProcess
 from lrtape.errors import ConfigError, TrackingError
 from lrtape.idle_companions import IDLE_COMPANIONS
@@ -180,6 +181,52 @@ def test_a_run_that_nobody_records_into_is_ended(store: str, tmp_path: Path, the
         time.sleep(0.05)
 
     assert run.info.status == "KILLED"
+    assert list(ROOT.iterdir()) == []
+
+
+DIE_WITH_COMPANION = """
+from lrtape.idle_companions import IDLE_COMPANIONS
+(companion,) = IDLE_COMPANIONS._idle
+run.log_text("lr: 0.1", "config/config.yaml")
+sys.stdin.readline()
+os.kill(companion._process.pid, signal.SIGKILL)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_whose_training_and_companion_die_together_is_ended(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As joblib kills a worker with all that it has started: `status` says so, and `recover` ends the run."""
+    command = [sys.executable, "-c", CREATE + DIE_WITH_COMPANION, store]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        run_id = training.stdout.readline().strip()
+        alive = [result.problem for result in recover(ROOT)]
+        status(ROOT)
+        training.communicate("die")
+    status(ROOT)
+    preparing, left = capsys.readouterr().out.splitlines()
+    (recovery,) = recover(ROOT)
+    run = MlflowClient(tracking_uri=store).get_run(run_id)
+
+    assert alive == ["its training still runs"]
+    assert "its training prepares itself" in preparing
+    assert f"its training has died before its first step; run: lrtape recover {recovery.folder}" in left
+    assert (recovery.problem, recovery.is_complete) == ("", True)
+    assert run.info.status == "KILLED"
+    assert MlflowClient(tracking_uri=store).list_artifacts(run_id, "config")
+    assert list(ROOT.iterdir()) == []
+
+
+def test_a_run_that_was_never_created_is_not_created_for_its_end(store: str) -> None:
+    """Its training died while the companion was at it: nothing was trained, and nothing is left."""
+    run = planned(store)
+    run._let_go()
+    (recovery,) = recover(ROOT)
+
+    assert recovery.is_complete
+    assert runs_of(store) == []
     assert list(ROOT.iterdir()) == []
 
 

@@ -3,7 +3,6 @@
 Not ``autolog.py``: a module of that name would hide the function, for whoever imports the module first.
 """
 
-import os
 import sys
 import threading
 import weakref
@@ -19,6 +18,7 @@ from lrtape.agreement import COMPARE_EVERY_N_STEPS
 from lrtape.beside import EVERY_N_STEPS, Beside
 from lrtape.destination import check_compared, check_interval
 from lrtape.errors import ConfigError
+from lrtape.forks import call_in_forked_children
 from lrtape.idle_companions import IDLE_COMPANIONS
 from lrtape.keys import optimizer_name
 from lrtape.lines import warn
@@ -164,7 +164,7 @@ class _Autolog:
         watch_grad_scalers()
         self._hook = register_optimizer_step_pre_hook(self._before_step)
         self.is_on = True
-        _switch_off_in_forked_children(self)
+        call_in_forked_children(self.switch_off)
 
     def _before_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
         """Runs ahead of the optimizer's own pre-hooks, so that a recorder made here sees this very step."""
@@ -242,16 +242,6 @@ class _Autolog:
         self._hook.remove()
         for tapes in self._tapes.values():
             tapes.close()
-
-
-def _switch_off_in_forked_children(watching: _Autolog) -> None:
-    reference = weakref.ref(watching)
-
-    def switch_off() -> None:
-        if (autolog := reference()) is not None:
-            autolog.switch_off()
-
-    os.register_at_fork(after_in_child=switch_off)
 
 
 def _is_within_step_of_another(optimizer: Optimizer) -> bool:

@@ -1,13 +1,12 @@
 """The outbox: where a session puts what it records, and which sees that it arrives."""
 
-import os
-import weakref
 from typing import Protocol
 
 from tqdm import tqdm
 
 from lrtape.columns import Columns
 from lrtape.errors import ConfigError
+from lrtape.forks import call_in_forked_children
 from lrtape.lines import LinePrinter
 from lrtape.recording_options import EVERY_STEP, RecordingOptions
 from lrtape.selection import Selection
@@ -147,7 +146,7 @@ class SpoolOutbox:
                 f"`folder` must be a place where lrtape can write its spool, but {folder.path.parent} is not "
                 f"({error}). Choose another, on a disk with room that outlives the job."
             ) from error
-        _close_in_forked_children(self._spool)
+        call_in_forked_children(self._spool.close)  # one that steps the optimizer must not write into this spool
         self.write = self._spool.write  # without a call in between: this runs in every step
         self._shipper = ShipperProcess(folder, tracking_uri, options.fsync_every_s)
         self.tend = self._shipper.tend
@@ -221,14 +220,3 @@ class SpoolOutbox:
             f"{what} {self._tracking_uri}{why}. They are safe in {self._folder.path}. "
             f"{when}: {self._folder.rescue_command}"
         )
-
-
-def _close_in_forked_children(spool: SpoolWriter) -> None:
-    """A forked child that steps the optimizer must not write into its parent's spool."""
-    reference = weakref.ref(spool)
-
-    def close() -> None:
-        if (writer := reference()) is not None:
-            writer.close()
-
-    os.register_at_fork(after_in_child=close)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lrtape.errors import ConfigError, LRTapeError
 from lrtape.shipper import DeadWriter
-from lrtape.spool import Header, SpoolReader
+from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tracking.uri import MASK, resolve_tracking_uri
 
@@ -39,7 +39,8 @@ class Recovery:
 def recover(root: Path, tracking_uri: str | None = None) -> Iterator[Recovery]:
     """Ship every spool in `root` whose training is over, set the true status of its run, and remove the spool.
 
-    A spool whose training still runs is left alone. One that another process ships now is left to that, and waited for.
+    So are runs ended whose training has died before its first step. A spool whose training still runs is left alone.
+    One that another process ships now is left to that, and waited for.
 
     Args:
         root: ``.lrtape``, or the folder of one spool in it.
@@ -49,7 +50,7 @@ def recover(root: Path, tracking_uri: str | None = None) -> Iterator[Recovery]:
     Yields:
         One result for each spool, when it is done.
     """
-    for folder in SpoolFolder.find(root):
+    for folder in SpoolFolder.find(root) + SpoolFolder.find_unrecorded(root):
         if folder.load_progress().complete:
             continue  # It is kept on purpose.
         try:
@@ -64,9 +65,10 @@ def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
     progress = folder.load_progress()
     if folder.is_recording():
         return Recovery(folder.path, progress.points, "its training still runs")
+    if not folder.spool.exists():
+        return _end_unrecorded(folder, tracking_uri)
     with SpoolReader(folder.spool) as reader:
-        header = reader.header
-    uri = resolve_tracking_uri(tracking_uri or _uri(header))
+        uri = resolve_tracking_uri(tracking_uri or _uri(reader.header.tracking_uri))
 
     from lrtape.delivery import deliver  # late: mlflow takes seconds to import, and often there is nothing to do
 
@@ -89,13 +91,23 @@ def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
             time.sleep(LOOK_S)
 
 
-def _uri(header: Header) -> str | None:
-    if MASK not in header.tracking_uri:
-        return header.tracking_uri
+def _end_unrecorded(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
+    from lrtape.tracking.realize import end_unrecorded  # late, as above
+    from lrtape.tracking.run_spec import read_spec
+
+    with folder.claim():
+        end_unrecorded(folder, resolve_tracking_uri(tracking_uri or _uri(read_spec(folder).tracking_uri)))
+        folder.remove()
+    return Recovery(folder.path, 0, is_complete=True)
+
+
+def _uri(masked: str) -> str | None:
+    if MASK not in masked:
+        return masked
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         raise ConfigError(
-            f"`$MLFLOW_TRACKING_URI` must be the URI of {header.tracking_uri}, whose password the spool hides, but is "
+            f"`$MLFLOW_TRACKING_URI` must be the URI of {masked}, whose password the spool hides, but is "
             "not set. Set it, or use --tracking-uri for a store that needs none."
         )
     return uri

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import msgspec
 
@@ -89,6 +89,12 @@ class SpoolFolder:
         if cls(root).spool.exists():
             return [cls(root)]
         return [cls(spool.parent) for spool in sorted(root.glob("*/spool"))]
+
+    @classmethod
+    def find_unrecorded(cls, root: Path) -> list[Self]:
+        """As `find`, those that were made for a run and have no spool: nothing was recorded, or not yet."""
+        planned = [cls(root)] if cls(root).run_spec.exists() else [cls(spec.parent) for spec in root.glob("*/run.json")]
+        return sorted((folder for folder in planned if not folder.spool.exists()), key=lambda folder: folder.path)
 
     @property
     def rescue_command(self) -> str:
@@ -209,14 +215,19 @@ class SpoolFolder:
 
     def is_claimed(self) -> bool:
         """Whether a process ships it now. To be asked only where the training is over, when no process begins to."""
-        try:
-            with self._lock.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
+        with contextlib.suppress(FileNotFoundError):
+            return _is_locked(self._lock)
         return False
+
+    def hold(self) -> IO[bytes]:
+        """Show that the training that is to record into this folder is alive, until the file that comes back is closed.
+
+        Raises:
+            OSError: the disk is full, say.
+        """
+        held = self._held.open("wb")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        return held
 
     def nudge(self) -> None:
         """Ask the process that has claimed this folder to try once more at once, or to let it go. Does not raise."""
@@ -244,17 +255,23 @@ class SpoolFolder:
         return self.path / "shipper.lock"
 
     @property
+    def _held(self) -> Path:
+        return self.path / "training.lock"
+
+    @property
     def _nudge(self) -> Path:
         return self.path / "nudge"
 
     def is_recording(self) -> bool:
-        """Whether the writer of the spool is alive; it holds a lock on the spool as long as it is."""
-        with self.spool.open("rb") as spool:
-            try:
-                fcntl.flock(spool, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        """Whether the writer of the spool is alive, which holds a lock on it; where there is none, see `hold`.
+
+        Raises:
+            FileNotFoundError: there is neither.
+        """
+        is_held = False
+        with contextlib.suppress(FileNotFoundError):
+            is_held = _is_locked(self._held)  # first: the spool may be begun meanwhile
+        return _is_locked(self.spool) if self.spool.exists() or not self.run_spec.exists() else is_held
 
     def remove(self) -> None:
         """Remove the folder with all that is in it. Does not raise: what remains does no harm.
@@ -270,3 +287,12 @@ class SpoolFolder:
             self.spool.unlink(missing_ok=True)
             self.run_spec.unlink(missing_ok=True)  # without it, the spool would be nobody's
             self.path.rmdir()
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

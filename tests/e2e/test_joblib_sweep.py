@@ -59,3 +59,4 @@ def test_a_signal_to_the_driver_leaves_nobody_running(
     assert sweep.statuses() == {"KILLED": N_JOBS}
     assert [run.status for run in sweep.parents] == ["KILLED"]
     place.wait_until(lambda: place.processes_in(sweep.folder) == [], "no process is left", deadline_s=30.0)
+    assert [path.parent.name for path in sweep.folder.glob(".lrtape/*/run.json")] == []

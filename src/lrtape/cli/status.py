@@ -21,7 +21,7 @@ def status(root: Path) -> int:
             f"`folder` must be a folder of spools, but there is no {root}. Name the one that was printed."
         )
     lines = 0
-    for folder in SpoolFolder.find(root):
+    for folder in SpoolFolder.find(root) + SpoolFolder.find_unrecorded(root):
         try:
             print(f"{folder.path}: {_state(folder)}")
         except FileNotFoundError:
@@ -38,6 +38,10 @@ def _state(folder: SpoolFolder) -> str:
     # First what is stored and then what is recorded, so that no more can be stored than is recorded.
     progress = folder.load_progress()
     is_recording = folder.is_recording()
+    if not folder.spool.exists():
+        if is_recording:
+            return "its training prepares itself"
+        return f"its training has died before its first step; run: {folder.rescue_command}"
     n_recorded = n_due = 0
     oldest_ms: int | None = None
     with SpoolReader(folder.spool) as reader:

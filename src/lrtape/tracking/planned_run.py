@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from lrtape.errors import ConfigError
+from lrtape.forks import call_in_forked_children
 from lrtape.lines import warn
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Point, Status, now_ms
@@ -83,8 +84,12 @@ class PlannedRun:
             now_ms(),
             parent_run_id,
             encodable(sys.argv[0]),
+            tracking_uri=mask_credentials(tracking_uri),
         )
+        self._held: IO[bytes] | None = None
+        call_in_forked_children(self._let_go)
         try:
+            self._held = self.folder.hold()
             write_spec(self.folder, self._spec)
         except OSError as error:
             self.discard()
@@ -97,10 +102,16 @@ class PlannedRun:
 
     def discard(self) -> None:
         """Leave nothing of the plan; nobody uses it."""
+        self._let_go()
         self.folder.remove()
         if self._new_root is not None:
             with contextlib.suppress(OSError):  # Somebody else has begun to use it.
                 self._new_root.rmdir()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def created(self, run_id: str, experiment_id: str) -> None:
         """The run is there, and the folder is called after it; to be told before it is recorded."""
@@ -197,6 +208,7 @@ class PlannedRun:
                     note_datasets(self.folder, run)
                     upload_artifacts(self.folder, run)
                 run.finish(status)
+        self._let_go()
         self.folder.remove()
 
     def leave(self) -> None:
@@ -217,6 +229,7 @@ class PlannedRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finish_unrecorded(Status.after(error), error)
+        self._let_go()
 
 
 @contextlib.contextmanager

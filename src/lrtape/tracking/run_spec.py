@@ -22,6 +22,7 @@ class RunSpec:
         parent_run_id: the run that it is nested in; ``None`` for none.
         main_file: what was started there, for MLflow's own tags.
         datasets: what it trains on.
+        tracking_uri: where it is to be, credentials masked; see `lrtape.spool.Header`.
     """
 
     recording_id: str
@@ -33,6 +34,7 @@ class RunSpec:
     parent_run_id: str | None = None
     main_file: str = ""
     datasets: list[LoggedDataset] = field(default_factory=list)
+    tracking_uri: str = ""
 
 
 def read_spec(folder: SpoolFolder) -> RunSpec:

@@ -145,7 +145,7 @@ def test_what_was_trained_here_and_has_no_spool_is_dead(plan: Plan, settings: Se
         child = run_of(runs, parent)
 
         assert not is_alive(child, folder, runs, Backlog(folder))
-        bury(child.run_id, folder, runs)
+        bury(child, folder, runs)
         assert run_of(runs, parent).status == "KILLED"
 
 
@@ -155,7 +155,7 @@ def test_a_run_that_has_ended_is_not_ended_again(plan: Plan, settings: Settings,
     with Parent.open(plan(*SWEPT), settings, "command") as parent:
         add_child(store, parent.run_id, "a", "FINISHED", whereabouts(folder))
         runs = SweepRuns(store, "lrtape")
-        bury(run_of(runs, parent).run_id, folder, runs)
+        bury(run_of(runs, parent), folder, runs)
 
         assert run_of(runs, parent).status == "FINISHED"
         assert run_of(runs, parent).error == ""

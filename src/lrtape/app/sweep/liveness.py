@@ -11,7 +11,7 @@ from lrtape.recover import recover
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
 from lrtape.tape import Status, now_ms
-from lrtape.tracking.tags import FOLDER, HOST, SLURM_JOB
+from lrtape.tracking.tags import FOLDER, HOST, RECORDING, SLURM_JOB
 from lrtape.trials import RUNNING, TrialRun
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def is_sweep_alive(parent: TrialRun, folder: Path, store: "SweepRuns", backlog: 
     """
     if parent.status != RUNNING:
         return False
-    recording = _is_recording(parent.run_id, folder)
+    recording = _is_recording(parent, folder)
     if recording is not None:
         return recording
     if _is_of_here(parent, folder):
@@ -81,7 +81,7 @@ def is_alive(run: TrialRun, folder: Path, store: "SweepRuns", backlog: Backlog) 
     is_over = backlog.is_over(job) if job else None
     if is_over is not None:
         return not is_over
-    recording = _is_recording(run.run_id, folder)
+    recording = _is_recording(run, folder)
     if recording is not None:
         return recording
     if _is_of_here(run, folder):
@@ -89,7 +89,13 @@ def is_alive(run: TrialRun, folder: Path, store: "SweepRuns", backlog: Backlog) 
     return now_ms() - max(run.start_ms, store.last_row_ms(run.run_id)) < SILENT_S * 1000
 
 
-def bury(run_id: str, folder: Path, store: "SweepRuns") -> None:
+def is_left_behind(run: TrialRun, folder: Path) -> bool:
+    """Whether nobody on this machine ships what the training of a run has left, which is dead."""
+    spool = find_spool(run, folder)
+    return _is_of_here(run, folder) and spool is not None and not spool.is_claimed()
+
+
+def bury(run: TrialRun, folder: Path, store: "SweepRuns") -> None:
     """Ship what a dead training has left, and set its run to KILLED, unless it was over.
 
     Where its own shipper is still at it after a minute, the end of the run is left to that.
@@ -97,18 +103,18 @@ def bury(run_id: str, folder: Path, store: "SweepRuns") -> None:
     Raises:
         TrackingError: the store does not answer.
     """
-    spool = find_spool(run_id, folder)
+    spool = find_spool(run, folder)
     if spool is not None:
         for _ in recover(spool.path, store.tracking_uri):
             pass
         if spool.path.exists() and spool.is_claimed():
             return
-    store.end(run_id, Status.KILLED, DIED)
+    store.end(run.run_id, Status.KILLED, DIED)
 
 
-def _is_recording(run_id: str, folder: Path) -> bool | None:
+def _is_recording(run: TrialRun, folder: Path) -> bool | None:
     """Whether a process writes the spool of a run; ``None`` where there is none, or not where it can be seen."""
-    spool = find_spool(run_id, folder)
+    spool = find_spool(run, folder)
     if spool is not None:
         with contextlib.suppress(OSError):
             return spool.is_recording()
@@ -120,10 +126,13 @@ def _is_of_here(run: TrialRun, folder: Path) -> bool:
     return whereabouts(folder).items() <= run.tags.items()
 
 
-def find_spool(run_id: str, folder: Path) -> SpoolFolder | None:
-    """The spool of a run that is not shipped yet, or is still written."""
+def find_spool(run: TrialRun, folder: Path) -> SpoolFolder | None:
+    """The spool of a run that is not shipped yet, or is still written; or its folder, where nothing is recorded yet."""
+    for unrecorded in SpoolFolder.find_unrecorded(folder):
+        if unrecorded.recording_id == run.tags.get(RECORDING):
+            return unrecorded
     for spool in SpoolFolder.find(folder):
         with contextlib.suppress(OSError, SpoolError), SpoolReader(spool.spool) as reader:
-            if reader.header.run_id == run_id and not spool.load_progress().complete:
+            if reader.header.run_id == run.run_id and not spool.load_progress().complete:
                 return spool
     return None

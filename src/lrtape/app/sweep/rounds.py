@@ -7,7 +7,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from lrtape.app.sweep.child import Child
 from lrtape.app.sweep.jobs import Launch
-from lrtape.app.sweep.liveness import DIED, LOOK_S, STARTING_S, bury, is_alive
+from lrtape.app.sweep.liveness import DIED, LOOK_S, STARTING_S, bury, is_alive, is_left_behind
 from lrtape.app.sweep.parent import Parent
 from lrtape.app.sweep.planning import SweepPlan
 from lrtape.app.sweep.slurm_submission import Backlog
@@ -21,6 +21,7 @@ from lrtape.trials import RUNNING, Trial, TrialRun, latest_runs
 DIED_BEFORE = f"{DIED} before it had a run"
 WIND_UP_S = STARTING_S + 5.0
 """How long the shippers of dead trainings have, to end their runs by themselves."""
+LOOK_AT_END_S = 0.5
 PATIENCE_S = 600.0
 """How long the store may be away."""
 
@@ -93,11 +94,14 @@ class Rounds:
             TrackingError: the store does not answer.
         """
         deadline = time.monotonic() + WIND_UP_S
-        while any(run.status == RUNNING for run in self._children()) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        for run in self._children():
-            if run.status == RUNNING and not self._is_alive(run):
-                self._bury(run)
+        while running := [run for run in self._children() if run.status == RUNNING]:
+            is_late = time.monotonic() > deadline
+            for run in running:
+                if not self._is_alive(run) and (is_late or is_left_behind(run, self._parent.folder)):
+                    self._bury(run)
+            if is_late:
+                break
+            time.sleep(LOOK_AT_END_S)
         runs = self._look()
         for trial_id in self._tried | self._lost.keys():
             if trial_id not in runs:
@@ -169,7 +173,7 @@ class Rounds:
         return is_alive(run, self._parent.folder, self._parent.store, self._backlog)
 
     def _bury(self, run: TrialRun) -> None:
-        bury(run.run_id, self._parent.folder, self._parent.store)
+        bury(run, self._parent.folder, self._parent.store)
 
 
 def _lost_of(
