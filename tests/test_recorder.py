@@ -1,4 +1,5 @@
 import copy
+import functools
 import gc
 import warnings
 import weakref
@@ -184,9 +185,19 @@ def test_an_lr_that_a_closure_changes_is_a_finding(by_name: bool) -> None:
     assert [finding.code for finding in recorder.findings] == [AMBIGUOUS_LR]
 
 
-def test_an_lr_that_a_replaced_step_changes_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def halve_before(step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def halving(optimizer: torch.optim.Optimizer) -> Any:
+        halve(optimizer)
+        return step(optimizer)
+
+    return halving
+
+
+@pytest.mark.parametrize("new", [halve, halve_before(torch.optim.Adagrad.step)], ids=["replaced", "wrapped"])
+def test_an_lr_that_somebody_elses_step_changes_is_a_finding(new: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A class of torch's is torch's own only as long as its ``step()`` is."""
-    monkeypatch.setattr(torch.optim.Adagrad, "step", halve)
+    monkeypatch.setattr(torch.optim.Adagrad, "step", new)
     optimizer = torch.optim.Adagrad(two_groups(), lr=1.0)
     _, memory = recording(optimizer)
     with pytest.warns(UserWarning, match="lr/a changed from 1.0 to 0.5 while step 0 ran"):

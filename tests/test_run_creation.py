@@ -222,12 +222,53 @@ def test_a_run_whose_training_and_companion_die_together_is_ended(
 def test_a_run_that_was_never_created_is_not_created_for_its_end(store: str) -> None:
     """Its training died while the companion was at it: nothing was trained, and nothing is left."""
     run = planned(store)
-    run._let_go()
+    run.let_go()
     (recovery,) = recover(ROOT)
 
     assert recovery.is_complete
-    assert runs_of(store) == []
+    assert MlflowClient(tracking_uri=store).get_experiment_by_name("mine") is None
     assert list(ROOT.iterdir()) == []
+
+
+def test_a_plan_that_is_torn_is_told_and_costs_no_other(store: str) -> None:
+    """The power has failed: nobody knows which run it was for, and the others are ended all the same."""
+    torn, whole = planned(store), planned(store)
+    for run in (torn, whole):
+        create_run(run)
+        run.let_go()
+    torn.folder.run_spec.write_bytes(b"")
+    by_folder = {recovery.folder.absolute(): recovery for recovery in recover(ROOT)}
+
+    assert "is damaged" in by_folder[torn.folder.path].problem
+    assert by_folder[whole.folder.path].is_complete
+    assert MlflowClient(tracking_uri=store).get_run(whole.run_id).info.status == "KILLED"
+
+
+def test_a_training_whose_folder_was_deleted_is_not_taken_for_dead(store: str) -> None:
+    """What it keeps afterwards makes the folder anew, without the lock that says that it lives."""
+    with planned(store) as run:
+        create_run(run)
+        shutil.rmtree(ROOT)
+        run.log_text("lr: 0.1", "config/config.yaml")
+        run.log_datasets([DIGITS])
+
+        assert list(recover(ROOT)) == []
+        assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == "RUNNING"
+
+
+def test_data_that_the_store_does_not_take_end_a_run_all_the_same(store: str) -> None:
+    """The store refuses them for good: the run is over, and a person is told."""
+    run = planned(store)
+    create_run(run)
+    run.log_datasets([DIGITS])
+    run.let_go()
+    with sqlite3.connect(sqlite_path(store) or "") as database:
+        database.execute("create trigger no before insert on datasets begin select raise(abort, 'no data here'); end")
+    (recovery,) = recover(ROOT)
+
+    assert "What the data are could not be noted" in recovery.problem
+    assert recovery.is_complete
+    assert MlflowClient(tracking_uri=store).get_run(run.run_id).info.status == "KILLED"
 
 
 @pytest.mark.usefixtures("no_companion")

@@ -74,13 +74,19 @@ class _Unrecorded:
 
     def clear_away(self) -> None:
         """End the run and remove the folder, which may have got another name, unless another companion ships it."""
+        from lrtape.tracking.kept import end_unrecorded  # late: see main()
+
         folders = [SpoolFolder(path) for path in self.folder.path.parent.glob(f"*-{self.folder.recording_id}")]
         if any(folder.spool.exists() for folder in folders):
             return
         if self.run is not None:
             self.run.finish(Status.KILLED)
         for folder in folders:
-            folder.remove()
+            # What cannot be stored now is left to `lrtape recover`, as is what that is at already.
+            with contextlib.suppress(Exception), folder.claim():
+                if self.run is not None:
+                    end_unrecorded(folder, self.run, folder.recording_id)
+                folder.remove()
 
 
 def serve(trainer: TrainingProcess, say: Callable[[Answer | RunCreated | RunRefused], object]) -> None:

@@ -27,9 +27,13 @@ MAX_SAMPLES = 1000
 
 
 def _step_is_torchs(optimizer_class: type[Optimizer]) -> bool:
-    """Whether its ``step()`` is torch's, which changes no lr."""
-    homes = (optimizer_class.__module__, getattr(optimizer_class.step, "__module__", ""))
-    return all(home.startswith("torch.optim") for home in homes)
+    """Whether its ``step()`` is torch's, in nothing but torch's wrappers and ours: then it changes no lr."""
+    step: Any = optimizer_class.step
+    while step is not None:
+        if not getattr(step, "__globals__", {}).get("__name__", "").startswith(("torch.", "lrtape.")):
+            return False
+        step = getattr(step, "__wrapped__", None)
+    return f"{optimizer_class.__module__}.".startswith("torch.optim.")
 
 
 class FrameWriter(Protocol):

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrtape.errors import ConfigError, LRTapeError
+import msgspec
+
+from lrtape.errors import ConfigError, LRTapeError, SpoolError
 from lrtape.shipper import DeadWriter
 from lrtape.spool import SpoolReader
 from lrtape.spool_folder import SpoolFolder
@@ -92,13 +94,29 @@ def _recover(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
 
 
 def _end_unrecorded(folder: SpoolFolder, tracking_uri: str | None) -> Recovery:
-    from lrtape.tracking.realize import end_unrecorded  # late, as above
+    from lrtape.tracking.kept import end_unrecorded  # late, as above
+    from lrtape.tracking.realize import find_created
     from lrtape.tracking.run_spec import read_spec
 
-    with folder.claim():
-        end_unrecorded(folder, resolve_tracking_uri(tracking_uri or _uri(read_spec(folder).tracking_uri)))
-        folder.remove()
-    return Recovery(folder.path, 0, is_complete=True)
+    problem = ""
+    try:
+        spec = read_spec(folder)
+        uri = resolve_tracking_uri(tracking_uri or _uri(spec.tracking_uri))
+        with folder.claim():
+            run = find_created(spec, uri)
+            if run is not None:
+                problem = end_unrecorded(folder, run, spec.recording_id)
+            folder.remove()
+    except msgspec.DecodeError as error:
+        raise SpoolError(
+            f"{folder.run_spec} must say which run is to be ended, but is damaged ({error}). Nothing was recorded: end "
+            "the run by hand, and delete the folder."
+        ) from error
+    except FileNotFoundError:
+        if folder.run_spec.exists():
+            raise
+        folder.remove()  # The other one is done with it, but for the lock that this one has made.
+    return Recovery(folder.path, 0, problem, is_complete=True)
 
 
 def _uri(masked: str) -> str | None:

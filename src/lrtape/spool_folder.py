@@ -19,6 +19,8 @@ from lrtape.tape import Status
 
 _log = logging.getLogger(__name__)
 
+_TRAINING = "training.lock"
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -93,8 +95,11 @@ class SpoolFolder:
     @classmethod
     def find_unrecorded(cls, root: Path) -> list[Self]:
         """As `find`, those that were made for a run and have no spool: nothing was recorded, or not yet."""
-        planned = [cls(root)] if cls(root).run_spec.exists() else [cls(spec.parent) for spec in root.glob("*/run.json")]
-        return sorted((folder for folder in planned if not folder.spool.exists()), key=lambda folder: folder.path)
+        if cls(root).spool.exists():
+            return []
+        locks = [cls(root)._training_lock] if cls(root)._training_lock.exists() else sorted(root.glob(f"*/{_TRAINING}"))
+        folders = [cls(lock.parent) for lock in locks]
+        return [folder for folder in folders if folder.run_spec.exists() and not folder.spool.exists()]
 
     @property
     def rescue_command(self) -> str:
@@ -225,7 +230,7 @@ class SpoolFolder:
         Raises:
             OSError: the disk is full, say.
         """
-        held = self._held.open("wb")
+        held = self._training_lock.open("wb")
         fcntl.flock(held, fcntl.LOCK_EX)
         return held
 
@@ -255,23 +260,24 @@ class SpoolFolder:
         return self.path / "shipper.lock"
 
     @property
-    def _held(self) -> Path:
-        return self.path / "training.lock"
+    def _training_lock(self) -> Path:
+        return self.path / _TRAINING
 
     @property
     def _nudge(self) -> Path:
         return self.path / "nudge"
 
     def is_recording(self) -> bool:
-        """Whether the writer of the spool is alive, which holds a lock on it; where there is none, see `hold`.
+        """Whether the writer of the spool is alive, which holds a lock on it; where there is none yet, see `hold`.
 
         Raises:
             FileNotFoundError: there is neither.
         """
-        is_held = False
         with contextlib.suppress(FileNotFoundError):
-            is_held = _is_locked(self._held)  # first: the spool may be begun meanwhile
-        return _is_locked(self.spool) if self.spool.exists() or not self.run_spec.exists() else is_held
+            is_held = _is_locked(self._training_lock)  # first: the spool may be begun meanwhile
+            if not (self.spool.exists() and self.spool.stat().st_size):
+                return is_held
+        return _is_locked(self.spool)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it. Does not raise: what remains does no harm.

@@ -20,7 +20,8 @@ _PRE, _POST = "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"
 class Watcher(Protocol):
     """Is told about the steps of one optimizer, by the thread that makes them. Never raises.
 
-    ``before_step`` begins with `keep_compiler_out`, as soon as `DYNAMO` is among the imported modules.
+    ``before_step`` begins with `keep_compiler_out`, as soon as `DYNAMO` is among the imported modules. The optimizer is
+    the first of the ``args``.
     """
 
     def before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -232,11 +233,12 @@ def _watched(step: Callable[..., Any], cls: type[Optimizer]) -> Callable[..., An
         # Torch may have put its own hooks around this since: they were called just now.
         is_hooked = any(getattr(one.step, "__wrapped__", None) is watched for one in (type(optimizer), cls))
         watchers = () if is_hooked else _watchers(optimizer)
+        given = (optimizer, *args)  # as torch says it
         for watcher in watchers:
-            watcher.before_step(optimizer, args, kwargs)
+            watcher.before_step(optimizer, given, kwargs)
         result = step(optimizer, *args, **kwargs)
         for watcher in watchers:
-            watcher.after_step(optimizer, args, kwargs)
+            watcher.after_step(optimizer, given, kwargs)
         return result
 
     watched.watched = True  # type: ignore[attr-defined]

@@ -56,7 +56,10 @@ def open_run(
     run = PlannedRun(Path(settings.folder), uri, settings.experiment, name, params, tags, parent_run_id)
     try:
         create_run(run)
-    except Exception as error:  # After Ctrl-C the companion clears away what it is at.
+    except KeyboardInterrupt:
+        run.let_go()  # The companion clears away what it is at.
+        raise
+    except Exception as error:
         is_away = isinstance(error, TrackingError) and not isinstance(error, RefusedError)
         if settings.when_unreachable == "fail" or not is_away:
             run.discard()

@@ -87,7 +87,7 @@ class PlannedRun:
             tracking_uri=mask_credentials(tracking_uri),
         )
         self._held: IO[bytes] | None = None
-        call_in_forked_children(self._let_go)
+        call_in_forked_children(self.let_go)
         try:
             self._held = self.folder.hold()
             write_spec(self.folder, self._spec)
@@ -102,13 +102,14 @@ class PlannedRun:
 
     def discard(self) -> None:
         """Leave nothing of the plan; nobody uses it."""
-        self._let_go()
+        self.let_go()
         self.folder.remove()
         if self._new_root is not None:
             with contextlib.suppress(OSError):  # Somebody else has begun to use it.
                 self._new_root.rmdir()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Hold the folder no longer: see `SpoolFolder.hold`."""
         if self._held is not None:
             self._held.close()
             self._held = None
@@ -208,7 +209,7 @@ class PlannedRun:
                     note_datasets(self.folder, run)
                     upload_artifacts(self.folder, run)
                 run.finish(status)
-        self._let_go()
+        self.let_go()
         self.folder.remove()
 
     def leave(self) -> None:
@@ -229,7 +230,7 @@ class PlannedRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finish_unrecorded(Status.after(error), error)
-        self._let_go()
+        self.let_go()
 
 
 @contextlib.contextmanager

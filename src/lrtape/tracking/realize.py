@@ -1,7 +1,6 @@
 """Creates the runs that trainings have planned. Used by companions, and by whoever ships a spool."""
 
 import contextlib
-import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,19 +10,14 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from lrtape.errors import TrackingError
 from lrtape.spool_folder import SpoolFolder
-from lrtape.tape import Status
-from lrtape.tracking.kept import note_datasets, upload_artifacts
 from lrtape.tracking.mlflow_run import MlflowRun
 from lrtape.tracking.planned_run import PLANNED_ID
-from lrtape.tracking.refusals import explain
 from lrtape.tracking.run_colors import next_color
 from lrtape.tracking.run_spec import RunSpec, read_spec, write_spec
 from lrtape.tracking.store import experiment_id, opening
 from lrtape.tracking.tags import COMPLETE, MAX_TAG_CHARACTERS, PARENT_RUN_ID, PLANNED, RECORDING
 from lrtape.tracking.uri import mask_credentials
 from lrtape.trials import RUNNING
-
-_log = logging.getLogger(__name__)
 
 
 def create(folder: SpoolFolder, tracking_uri: str, is_second_try: bool = False) -> MlflowRun:
@@ -104,30 +98,21 @@ def realize(folder: SpoolFolder, tracking_uri: str) -> MlflowRun:
     return run
 
 
-def end_unrecorded(folder: SpoolFolder, tracking_uri: str) -> None:
-    """End the run that is planned in `folder`, whose training has died before its first step, if it was created.
+def find_created(spec: RunSpec, tracking_uri: str) -> MlflowRun | None:
+    """The run that was planned, if somebody has created it.
 
     Args:
-        folder: of the recording.
+        spec: of the run.
         tracking_uri: absolute, with credentials where they are needed.
 
     Raises:
-        ConfigError: its experiment was deleted.
         TrackingError: the store does not answer, or refuses.
     """
-    spec = read_spec(folder)
     with opening(tracking_uri):
         client = MlflowClient(tracking_uri=tracking_uri)
-        run_id = _find(client, experiment_id(client, spec.experiment, tracking_uri), spec.recording_id)
-    if run_id is None:
-        return
-    run = MlflowRun.join(run_id, tracking_uri)
-    note_datasets(folder, run)
-    try:
-        upload_artifacts(folder, run)
-    except Exception as error:  # noqa: BLE001 - a store of artifacts may raise anything
-        _log.warning("cannot upload what belongs to run %s: %s", run_id, explain(tracking_uri, error))
-    run.settle(Status.KILLED, spec.recording_id, folder.load_tags())
+        experiment = client.get_experiment_by_name(spec.experiment)
+        run_id = None if experiment is None else _find(client, experiment.experiment_id, spec.recording_id)
+    return None if run_id is None else MlflowRun.join(run_id, tracking_uri)
 
 
 def _find(client: MlflowClient, experiment: str, recording_id: str) -> str | None:

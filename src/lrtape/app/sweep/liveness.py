@@ -90,9 +90,13 @@ def is_alive(run: TrialRun, folder: Path, store: "SweepRuns", backlog: Backlog) 
 
 
 def is_left_behind(run: TrialRun, folder: Path) -> bool:
-    """Whether nobody on this machine ships what the training of a run has left, which is dead."""
-    spool = find_spool(run, folder)
-    return _is_of_here(run, folder) and spool is not None and not spool.is_claimed()
+    """Whether a training on this machine is dead, and nobody ships what it has left. Asks no store, and no Slurm."""
+    spool = find_folder(run, folder)
+    if spool is None or not _is_of_here(run, folder):
+        return False
+    with contextlib.suppress(OSError):
+        return not spool.is_recording() and not spool.is_claimed()
+    return False
 
 
 def bury(run: TrialRun, folder: Path, store: "SweepRuns") -> None:
@@ -103,7 +107,7 @@ def bury(run: TrialRun, folder: Path, store: "SweepRuns") -> None:
     Raises:
         TrackingError: the store does not answer.
     """
-    spool = find_spool(run, folder)
+    spool = find_folder(run, folder)
     if spool is not None:
         for _ in recover(spool.path, store.tracking_uri):
             pass
@@ -114,7 +118,7 @@ def bury(run: TrialRun, folder: Path, store: "SweepRuns") -> None:
 
 def _is_recording(run: TrialRun, folder: Path) -> bool | None:
     """Whether a process writes the spool of a run; ``None`` where there is none, or not where it can be seen."""
-    spool = find_spool(run, folder)
+    spool = find_folder(run, folder)
     if spool is not None:
         with contextlib.suppress(OSError):
             return spool.is_recording()
@@ -126,7 +130,7 @@ def _is_of_here(run: TrialRun, folder: Path) -> bool:
     return whereabouts(folder).items() <= run.tags.items()
 
 
-def find_spool(run: TrialRun, folder: Path) -> SpoolFolder | None:
+def find_folder(run: TrialRun, folder: Path) -> SpoolFolder | None:
     """The spool of a run that is not shipped yet, or is still written; or its folder, where nothing is recorded yet."""
     for unrecorded in SpoolFolder.find_unrecorded(folder):
         if unrecorded.recording_id == run.tags.get(RECORDING):

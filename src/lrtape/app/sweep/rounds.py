@@ -22,6 +22,7 @@ DIED_BEFORE = f"{DIED} before it had a run"
 WIND_UP_S = STARTING_S + 5.0
 """How long the shippers of dead trainings have, to end their runs by themselves."""
 LOOK_AT_END_S = 0.5
+"""Between two looks whether they have."""
 PATIENCE_S = 600.0
 """How long the store may be away."""
 
@@ -97,7 +98,7 @@ class Rounds:
         while running := [run for run in self._children() if run.status == RUNNING]:
             is_late = time.monotonic() > deadline
             for run in running:
-                if not self._is_alive(run) and (is_late or is_left_behind(run, self._parent.folder)):
+                if is_left_behind(run, self._parent.folder) or (is_late and not self._is_alive(run)):
                     self._bury(run)
             if is_late:
                 break
