@@ -1,4 +1,4 @@
-"""What recording costs: ``python benchmarks/overhead.py > benchmarks/overhead-$(date +%F).md`` (three minutes).
+"""What recording costs: ``python benchmarks/overhead.py > benchmarks/overhead-$(date +%F).md`` (four minutes).
 
 Three questions, each answered on a real SQLite store with a real shipper where one is involved:
 
@@ -22,6 +22,9 @@ from mlflow import MlflowClient
 from lrtape.attaching import attach
 from lrtape.overhead import STEP_S, added_cpu, millisecond_of_work, one_write, optimizer_of, timed
 from lrtape.tracking.mlflow_run import MlflowRun
+
+N_PAIRS = 300
+"""Of blocks of steps: enough for what else the host does to even out."""
 
 
 def loop_wall(uri: str, folder: Path, n_pairs: int = 11, n_steps: int = 4000) -> list[tuple[float, float]]:
@@ -83,7 +86,7 @@ def main() -> None:
     print("| groups | lower quartile | median | upper quartile | target | one `os.write` of that size, alone |")
     print("|---|---|---|---|---|---|")
     for n_groups in (1, 4, 50):
-        quartiles = " | ".join(f"{cost:.2f} us" for cost in added_cpu(n_groups, folder)[:3])
+        quartiles = " | ".join(f"{cost:.2f} us" for cost in added_cpu(n_groups, folder, N_PAIRS)[:3])
         print(
             f"| {n_groups} | {quartiles} | {3 + 0.1 * n_groups:.1f} us | {one_write(n_groups, folder):.2f} us |",
             flush=True,
