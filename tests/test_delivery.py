@@ -244,3 +244,30 @@ def test_recordings_that_end_together_leave_a_complete_run(store: str) -> None:
 
     assert tags["lrtape.complete"] == "true"
     assert [key for key in tags if key.startswith("lrtape.missing.")] == []
+
+
+@pytest.mark.parametrize(("then", "is_complete"), [("ends", "true"), ("begins", "false")])
+def test_another_recording_between_a_look_and_what_comes_of_it(
+    store: str, monkeypatch: pytest.MonkeyPatch, then: str, is_complete: str
+) -> None:
+    """Whether the run is complete is right in the end, whatever another one does before that is written."""
+    run, other = MlflowRun.create(store), MlflowClient(tracking_uri=store)
+    same = MlflowRun.join(run.run_id, store)
+    run.begin_recording("a")
+    if then == "ends":
+        run.begin_recording("b")
+    looked = run._client.get_run
+
+    def look(run_id: str) -> Run:
+        found = looked(run_id)
+        if "lrtape.missing.a" not in found.data.tags and not come:
+            come.append(then)
+            same.end_recording("b", "", None) if then == "ends" else same.begin_recording("b")
+        return found
+
+    come: list[str] = []
+    monkeypatch.setattr(run._client, "get_run", look)
+    run.end_recording("a", "", None)
+
+    assert come == [then]
+    assert other.get_run(run.run_id).data.tags["lrtape.complete"] == is_complete

@@ -47,6 +47,8 @@ from lrtape.trials import RUNNING
 
 MAX_PARAMS_PER_REQUEST = 100
 MAX_PARAM_CHARACTERS = 6000
+MAX_LOOKS = 20
+"""Whether a run is complete, while other recordings of it begin and end."""
 
 
 class MlflowRun:
@@ -294,10 +296,13 @@ class MlflowRun:
                 self._client.delete_tag(self.run_id, mine)
             if us_per_step is not None:
                 self._client.set_tag(self.run_id, US_PER_STEP, f"{us_per_step:.2f}")
-            # Asked after its own tag is right: of two recordings that end together, the later one sees both.
-            tags = self._client.get_run(self.run_id).data.tags
-            is_complete = not any(key.startswith(MISSING) for key in tags)
-            self._client.set_tag(self.run_id, COMPLETE, "true" if is_complete else "false")
+            # Asked once more after each change: of recordings that end together, the last one to write sees all.
+            for _ in range(MAX_LOOKS):
+                tags = self._client.get_run(self.run_id).data.tags
+                is_complete = "false" if any(key.startswith(MISSING) for key in tags) else "true"
+                if tags.get(COMPLETE) == is_complete:
+                    break
+                self._client.set_tag(self.run_id, COMPLETE, is_complete)
 
     def settle(self, status: Status, recording_id: str, tags: Mapping[str, str]) -> None:
         """Set the tags and the status of a run whose recording is over, unless its training was resumed meanwhile.
